@@ -1,0 +1,78 @@
+"""sae-harness: a plugin-based benchmark harness for sparse autoencoders.
+
+The names a plugin may use. They load lazily: `import harness` loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "hookimpl": "hookspecs",
+    "API_VERSION": "interfaces.specs",
+    "EvaluatorSpec": "interfaces.specs",
+    "MetricSpec": "interfaces.specs",
+    "MetricValue": "interfaces.specs",
+    "Option": "interfaces.specs",
+    "Preset": "interfaces.specs",
+    "SAESpec": "interfaces.specs",
+    "TrainerSpec": "interfaces.specs",
+    "ActivationBatch": "interfaces.batch",
+    "SequenceBatch": "interfaces.batch",
+    "SAE": "interfaces.sae",
+    "SAEConfig": "interfaces.sae",
+    "SparseCodes": "interfaces.sae",
+    "LossTerms": "interfaces.trainer",
+    "Options": "interfaces.trainer",
+    "Trainer": "interfaces.trainer",
+    "TrainerOptions": "interfaces.trainer",
+    "TrainState": "interfaces.trainer",
+    "EvalContext": "interfaces.evaluator",
+    "Evaluator": "interfaces.evaluator",
+    "LanguageModelView": "interfaces.evaluator",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "HarnessError": "errors",
+    "NonFiniteError": "errors",
+    "ShapeError": "errors",
+}
+
+__all__ = sorted([*_HOME, "__version__"])
+
+if TYPE_CHECKING:
+    from .errors import ConfigError as ConfigError
+    from .errors import DataError as DataError
+    from .errors import HarnessError as HarnessError
+    from .errors import NonFiniteError as NonFiniteError
+    from .errors import ShapeError as ShapeError
+    from .hookspecs import hookimpl as hookimpl
+    from .interfaces.batch import ActivationBatch as ActivationBatch
+    from .interfaces.batch import SequenceBatch as SequenceBatch
+    from .interfaces.evaluator import EvalContext as EvalContext
+    from .interfaces.evaluator import Evaluator as Evaluator
+    from .interfaces.evaluator import LanguageModelView as LanguageModelView
+    from .interfaces.sae import SAE as SAE
+    from .interfaces.sae import SAEConfig as SAEConfig
+    from .interfaces.sae import SparseCodes as SparseCodes
+    from .interfaces.specs import API_VERSION as API_VERSION
+    from .interfaces.specs import EvaluatorSpec as EvaluatorSpec
+    from .interfaces.specs import MetricSpec as MetricSpec
+    from .interfaces.specs import MetricValue as MetricValue
+    from .interfaces.specs import Option as Option
+    from .interfaces.specs import Preset as Preset
+    from .interfaces.specs import SAESpec as SAESpec
+    from .interfaces.specs import TrainerSpec as TrainerSpec
+    from .interfaces.trainer import LossTerms as LossTerms
+    from .interfaces.trainer import Options as Options
+    from .interfaces.trainer import Trainer as Trainer
+    from .interfaces.trainer import TrainerOptions as TrainerOptions
+    from .interfaces.trainer import TrainState as TrainState
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,24 @@
+"""What an activation store depends on; loads no torch, so that keys can be made before anything is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..config import Dtype
+
+STORE_VERSION = 1
+"""Raised by every change that can move a stored activation or its scale."""
+
+
+def store_inputs(
+    *, weights_sha256: str, lm_dtype: Dtype, hookpoint: str, tokens: Mapping[str, Any], dtype: Dtype
+) -> dict[str, Any]:
+    """Inputs of the cache key of a store; `tokens` are the `token_inputs` of the text."""
+    return {
+        "weights": weights_sha256,
+        "lm_dtype": lm_dtype,
+        "hookpoint": hookpoint,
+        "tokens": dict(tokens),
+        "dtype": dtype,
+    }

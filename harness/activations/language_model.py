@@ -1,0 +1,379 @@
+"""A causal language model: captured at hookpoints, run on with a replacement, and resumed from the middle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..config import LMConfig
+from ..errors import DataError, HookpointError, MissingModelError, ShapeError
+from .hookpoints import HookSite, decoder_layers, find_hookpoint, list_hookpoints
+from .sources import LMSource
+
+Replace = Callable[[Tensor], Tensor]
+
+
+def load_language_model(config: LMConfig, source: LMSource, *, device: torch.device | str = "cpu") -> LanguageModel:
+    """The language model of a resolved source. Its files are read on first use, so a run that needs only its
+    hashes costs nothing."""
+    return LanguageModel(config, source, device=device)
+
+
+class _Captured(Exception):
+    """Ends a forward pass once all hookpoints have been seen."""
+
+
+class _Skipped(nn.Module):
+    """Stands in for a decoder layer before the point where the model is resumed."""
+
+    def __init__(self, layer: nn.Module, residual: Tensor, returns_tuple: bool) -> None:
+        super().__init__()
+        self.layer = layer
+        self.residual = residual
+        self.returns_tuple = returns_tuple
+
+    def forward(self, *_args: Any, **_kwargs: Any) -> Any:
+        return (self.residual,) if self.returns_tuple else self.residual
+
+    def __getattr__(self, name: str) -> Any:
+        # Models read attributes of their layers, such as which kind of attention they use.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
+
+
+class LanguageModel:
+    """A causal language model with frozen weights. Not for use from several threads at once."""
+
+    def __init__(self, config: LMConfig, source: LMSource, *, device: torch.device | str = "cpu") -> None:
+        self.config = config
+        self.source = source
+        self.device = torch.device(device)
+
+    @property
+    def name(self) -> str:
+        """Name of the source."""
+        return self.source.name
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the configuration and weight files."""
+        return self.source.weights_sha256
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Hash of the tokenizer's files."""
+        return self.source.tokenizer_sha256
+
+    @cached_property
+    def model(self) -> Any:
+        """The transformers model, in evaluation mode, without gradients.
+
+        Raises:
+            MissingModelError: the files cannot be loaded or lack weights.
+        """
+        model = _load_model(self.source, getattr(torch, self.config.dtype))
+        return model.to(self.device).eval().requires_grad_(False)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer.
+
+        Raises:
+            MissingModelError: its files cannot be loaded.
+        """
+        return _load_tokenizer(self.source)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self._text_config.vocab_size
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self._text_config.hidden_size
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return self._text_config.num_hidden_layers
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest sequence, where the model states one."""
+        return getattr(self._text_config, "max_position_embeddings", None)
+
+    def hookpoints(self) -> tuple[str, ...]:
+        """Names of the hookpoints with an alias; module paths where the family has none."""
+        return list_hookpoints(self.model, self._model_type)
+
+    def hook_dim(self, hookpoint: str) -> int:
+        """Width of the activations at a hookpoint, found by running one token."""
+        token = torch.zeros(1, 1, dtype=torch.int64)
+        return self.capture(token, [hookpoint])[hookpoint].shape[-1]
+
+    @torch.no_grad()
+    def capture(self, tokens: Tensor, hookpoints: Sequence[str]) -> dict[str, Tensor]:
+        """Activations [b, s, d] float32 at each hookpoint for tokens [b, s]; the pass ends after the last one.
+
+        Raises:
+            HookpointError: a hookpoint does not exist, or gives no [b, s, d] tensor.
+            DataError: the sequences are longer than the model takes.
+        """
+        found: dict[str, Tensor] = {}
+        sites = {name: self._site(name) for name in hookpoints}
+
+        def keep(name: str) -> Callable[[Tensor], None]:
+            def hook(value: Tensor) -> None:
+                found[name] = value.detach().float()
+                if len(found) == len(sites):
+                    raise _Captured
+
+            return hook
+
+        handles = [self._attach(name, site, tokens, keep(name)) for name, site in sites.items()]
+        try:
+            self._forward(tokens)
+        except _Captured:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        missed = [name for name in sites if name not in found]
+        if missed:
+            raise HookpointError(f"Hookpoint {missed[0]!r} is not reached in a forward pass: choose another module.")
+        return found
+
+    @torch.no_grad()
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Logits [b, s, vocab] float32 of tokens [b, s]."""
+        return self._forward(tokens).float()
+
+    @torch.no_grad()
+    def run_with_replacement(
+        self, tokens: Tensor, hookpoint: str, replace: Replace, *, activations: Tensor | None = None
+    ) -> Tensor:
+        """Logits [b, s, vocab] float32 with the activations at `hookpoint` passed through `replace`.
+
+        `replace` gets and returns [b, s, d] float32. `activations`, where the caller has them already, are given to
+        `replace` in place of computed ones, and on the residual stream the layers before them are skipped.
+
+        Raises:
+            HookpointError: no such hookpoint.
+            ShapeError: `replace` returns another shape.
+        """
+        site = self._site(hookpoint)
+        if activations is not None:
+            replaced = _checked(replace, activations.to(self.device).float())
+            if site.next_layer is not None:
+                return self.resume_from(hookpoint, replaced, tokens)
+            return self._run_replaced(tokens, hookpoint, site, lambda _: replaced)
+        return self._run_replaced(tokens, hookpoint, site, replace)
+
+    @torch.no_grad()
+    def resume_from(self, hookpoint: str, activations: Tensor, tokens: Tensor) -> Tensor:
+        """Logits [b, s, vocab] float32 that follow from residual-stream activations [b, s, d]; the layers before
+        them are not run.
+
+        Raises:
+            HookpointError: the hookpoint is not on the residual stream.
+            ShapeError: `activations` do not fit `tokens`.
+        """
+        site = self._site(hookpoint)
+        if site.next_layer is None:
+            raise HookpointError(
+                f"Cannot resume from {hookpoint!r}: it is not the residual stream. "
+                "Use a hook_resid_pre or hook_resid_post, or run_with_replacement."
+            )
+        expected = (*tokens.shape, self.d_model)
+        if tuple(activations.shape) != expected:
+            raise ShapeError(f"Activations at {hookpoint!r} must be {expected}, got {tuple(activations.shape)}.")
+        residual = activations.to(device=self.device, dtype=self.model.dtype)
+        if site.next_layer == 0:
+            return self._run_replaced(tokens, hookpoint, site, lambda _: residual.float())
+        with self._skipping(site.next_layer, residual):
+            return self._forward(tokens).float()
+
+    @property
+    def _text_config(self) -> Any:
+        return self.model.config.get_text_config()
+
+    @property
+    def _model_type(self) -> str:
+        return self.model.config.model_type
+
+    def _site(self, hookpoint: str) -> HookSite:
+        return find_hookpoint(self.model, self._model_type, hookpoint)
+
+    def _forward(self, tokens: Tensor) -> Tensor:
+        if self.max_positions is not None and tokens.shape[-1] > self.max_positions:
+            raise DataError(
+                f"Sequences of {tokens.shape[-1]} tokens are too long for {self.name!r}, which takes "
+                f"{self.max_positions}: lower text.seq_len."
+            )
+        return self.model(input_ids=tokens.to(self.device, torch.int64), use_cache=False).logits
+
+    def _run_replaced(self, tokens: Tensor, hookpoint: str, site: HookSite, replace: Replace) -> Tensor:
+        def hook(value: Tensor) -> Tensor:
+            return _checked(replace, value.float()).to(value)
+
+        handle = self._attach(hookpoint, site, tokens, hook)
+        try:
+            return self._forward(tokens).float()
+        finally:
+            handle.remove()
+
+    def _attach(
+        self, name: str, site: HookSite, tokens: Tensor, hook: Callable[[Tensor], Tensor | None]
+    ) -> RemovableHandle:
+        """Call `hook` with the activations at a site; what it returns replaces them, unless it is None."""
+        module: nn.Module = self.model.get_submodule(site.path)
+
+        def on_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            value = args[0] if args else kwargs["hidden_states"]
+            new = hook(_expect_activations(value, name, tokens))
+            if new is None:
+                return None
+            return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+
+        def on_output(_module: nn.Module, _args: Any, output: Any) -> Any:
+            value = output[0] if isinstance(output, tuple) else output
+            new = hook(_expect_activations(value, name, tokens))
+            return (new, *output[1:]) if new is not None and isinstance(output, tuple) else new
+
+        if site.side == "input":
+            return module.register_forward_pre_hook(on_input, with_kwargs=True)
+        return module.register_forward_hook(on_output)
+
+    @contextmanager
+    def _skipping(self, n_layers: int, residual: Tensor) -> Iterator[None]:
+        """For the time of the block, the first `n_layers` layers do no work and give `residual`."""
+        returns_tuple = self._layers_return_tuples
+        found = decoder_layers(self.model, self._model_type)
+        assert found is not None, "only families with known layers have residual-stream hookpoints"
+        layers = found[1]
+        skipped = [layers[i] for i in range(n_layers)]
+        try:
+            for i, layer in enumerate(skipped):
+                layers[i] = _Skipped(layer, residual, returns_tuple)
+            yield
+        finally:
+            for i, layer in enumerate(skipped):
+                layers[i] = layer
+
+    @cached_property
+    def _layers_return_tuples(self) -> bool:
+        """Whether a decoder layer gives a tuple, which differs between releases of transformers."""
+        found = decoder_layers(self.model, self._model_type)
+        assert found is not None, "only families with known layers are resumed"
+        kinds: list[bool] = []
+
+        def stop(_module: nn.Module, _args: Any, output: Any) -> None:
+            kinds.append(isinstance(output, tuple))
+            raise _Captured
+
+        handle = found[1][0].register_forward_hook(stop)
+        try:
+            self._forward(torch.zeros(1, 1, dtype=torch.int64))
+        except _Captured:
+            pass
+        finally:
+            handle.remove()
+        return kinds[0]
+
+
+def _expect_activations(value: Any, name: str, tokens: Tensor) -> Tensor:
+    if (
+        not isinstance(value, Tensor)
+        or value.ndim != 3
+        or value.shape[:2] != tokens.shape
+        or not value.is_floating_point()
+    ):
+        got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise HookpointError(f"Hookpoint {name!r} gives {got}, not activations [b, s, d]: choose another module.")
+    return value
+
+
+def _checked(replace: Replace, value: Tensor) -> Tensor:
+    new = replace(value)
+    if new.shape != value.shape:
+        raise ShapeError(f"A replacement must keep the shape {tuple(value.shape)}, got {tuple(new.shape)}.")
+    return new
+
+
+def _load_model(source: LMSource, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "output_loading_info": True}
+    if source.gguf:
+        options |= {"gguf_file": source.gguf, "quantization_config": _dequantize()}
+    try:
+        with _no_progress_bar():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(source.folder, **options)
+    except ImportError as error:
+        raise MissingModelError(
+            f"Language model {source.name!r} cannot be loaded, a package is missing: {_one_line(error)} "
+            "GGUF files need: pip install gguf accelerate"
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise MissingModelError(
+            f"Language model {source.name!r} in {source.folder} cannot be loaded: {_one_line(error)} "
+            "The folder must hold a causal model in a format that the installed transformers reads."
+        ) from error
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise MissingModelError(
+            f"Language model {source.name!r} in {source.folder} lacks the weights of {len(missing)} parameters "
+            f"({', '.join(missing[:3])}, ...): its files are incomplete or belong to another config.json."
+        )
+    return model
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Our own progress bars are the only ones on the screen."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _dequantize() -> Any:
+    """Plain weights from a GGUF: a release that keeps them packed would compute other activations."""
+    try:
+        from transformers import GgufConfig
+    except ImportError as error:
+        raise MissingModelError(
+            "GGUF files need transformers >= 5 (older ones build a wrong Gemma tokenizer): pip install -U transformers"
+        ) from error
+    return GgufConfig(dequantize=True)
+
+
+def _load_tokenizer(source: LMSource) -> Any:
+    from transformers import AutoTokenizer
+
+    options = {"gguf_file": source.gguf} if source.gguf else {}
+    try:
+        return AutoTokenizer.from_pretrained(source.folder, local_files_only=True, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise MissingModelError(
+            f"The tokenizer of {source.name!r} in {source.folder} cannot be loaded: {_one_line(error)}"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"{' '.join(str(error).split()).rstrip('.')}."

@@ -1,0 +1,249 @@
+"""One suite on this machine: its data, its jobs, and the keys of all that is made for it.
+
+Importing it loads no torch, and finding records that exist needs none: keys are made from files and specs alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .activations.keys import STORE_VERSION, store_inputs
+from .activations.sources import LMSource, resolve_lm, resolve_text
+from .artefacts.cache import Cache
+from .artefacts.key import artefact_key, source_sha256
+from .config import SuiteConfig
+from .data.text_source import TextSource
+from .interfaces.specs import EvaluatorSpec, MetricSpec
+from .methods import Method
+from .plugins import Catalogue, Provided
+from .results.record import Protocol as RecordProtocol
+from .results.record import Record
+
+if TYPE_CHECKING:
+    from .activations.language_model import LanguageModel
+    from .activations.store import ActivationStore
+    from .training.fit import StepReport
+
+TRAIN_VERSION = 1
+"""Raised when the same inputs would train another SAE for a reason the code hashes do not see."""
+RECORD_VERSION = 1
+_TRAINING_CODE = ("training", "interfaces", "activations/samplers.py")
+_EVALUATION_CODE = ("evaluation", "interfaces", "activations/language_model.py")
+
+
+class Progress(Protocol):
+    """Where a run tells what it does."""
+
+    def note(self, text: str) -> None:
+        """One line."""
+        ...
+
+    def capture(self, what: str, done: int, total: int) -> None:
+        """Sequences captured."""
+        ...
+
+    def step(self, report: StepReport, n_jobs: int) -> None:
+        """One SAE made one step."""
+        ...
+
+    def evaluated(self, done: int, total: int, label: str) -> None:
+        """One SAE was evaluated."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """One SAE of a run: its method, L0 and seed. Compared by identity: a run lists each job once."""
+
+    method: Method
+    target_l0: int | None
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """As the progress display and errors name it."""
+        at = "" if self.target_l0 is None else f" L0 {self.target_l0}"
+        return f"{self.method.label}{at} seed {self.seed}"
+
+
+class Bench:
+    """One suite on this machine: its data, the catalogue and the cache."""
+
+    def __init__(self, suite: SuiteConfig, catalogue: Catalogue, cache: Cache, *, device: str = "cpu") -> None:
+        self.suite, self.catalogue, self.cache, self.device = suite, catalogue, cache, device
+        # Code is hashed once, before it is imported: an edit while a run goes on must not get the run's results.
+        self._code: dict[tuple[str, Any], str] = {}
+
+    @cached_property
+    def lm_source(self) -> LMSource:
+        """The LM's files with their hashes."""
+        return resolve_lm(self.suite.lm, self.cache.root)
+
+    @cached_property
+    def text_source(self) -> TextSource:
+        """The text's files with their hash."""
+        return resolve_text(self.suite.text)
+
+    @cached_property
+    def language_model(self) -> LanguageModel:
+        """The LM; its weights are read on first use."""
+        from .activations.language_model import load_language_model
+
+        return load_language_model(self.suite.lm, self.lm_source, device=self.device)
+
+    def tokens_key_inputs(self, split: Any) -> dict[str, Any]:
+        """What the sequences of a split depend on."""
+        from .data.text import token_inputs
+
+        return token_inputs(self.suite.text, self.text_source.sha256, self.lm_source.tokenizer_sha256, split)
+
+    def store_key_inputs(self, split: Any) -> dict[str, Any]:
+        """What the activations of a split depend on."""
+        return store_inputs(
+            weights_sha256=self.lm_source.weights_sha256,
+            lm_dtype=self.suite.lm.dtype,
+            hookpoint=self.suite.hookpoint,
+            tokens=self.tokens_key_inputs(split),
+            # Evaluation reads activations at full precision whatever training is stored in.
+            dtype=self.suite.store_dtype if split == "train" else "float32",
+        )
+
+    def store(self, split: Any, progress: Progress) -> ActivationStore:
+        """The activations of a split, captured if need be."""
+        from .activations.store import capture_activations, find_store
+        from .data.text import tokenize
+
+        inputs = self.store_key_inputs(split)
+        if found := find_store(self.cache, inputs):
+            return found
+        tokenized = tokenize(self.suite.text, self.text_source, self.language_model, split, cache=self.cache)
+        what = "training activations" if split == "train" else "held-out activations"
+        return capture_activations(
+            self.language_model,
+            tokenized,
+            self.suite.hookpoint,
+            dtype=inputs["dtype"],
+            cache=self.cache,
+            progress=lambda done, total: progress.capture(what, done, total),
+        )
+
+    def protocol(self, d_in: int) -> RecordProtocol:
+        """What every record of this suite shares."""
+        suite = self.suite
+        return RecordProtocol(
+            suite=suite.name,
+            lm=self.lm_source.name,
+            lm_sha256=self.lm_source.weights_sha256,
+            tokenizer_sha256=self.lm_source.tokenizer_sha256,
+            hookpoint=suite.hookpoint,
+            d_in=d_in,
+            d_sae=suite.d_sae,
+            n_tokens=suite.n_tokens,
+            batch_size=suite.batch_size,
+            train_data=artefact_key("tokens", self.tokens_key_inputs("train"), 1),
+            eval_data=artefact_key("tokens", self.tokens_key_inputs("eval"), 1),
+            seq_len=suite.text.seq_len,
+            store_dtype=suite.store_dtype,
+            stream_seed=suite.stream_seed,
+            evaluation_seed=suite.evaluation_seed,
+        )
+
+    def jobs(self, method: Method) -> list[Job]:
+        """The suite's grid for a method: L0 × seeds, or one of each where nothing varies."""
+        grid: tuple[int | None, ...] = self.suite.l0_grid if method.sparsity != "none" else (None,)
+        return [Job(method=method, target_l0=l0, seed=seed) for l0 in grid for seed in self.suite.seeds]
+
+    def evaluators(self, method: Method) -> list[Provided[EvaluatorSpec]]:
+        """The suite's evaluators that are installed, the default ones, and those of the method's own plugin."""
+        available = self.catalogue.evaluators
+        chosen: dict[str, Provided[EvaluatorSpec]] = {}
+        for name in self.suite.evaluators:
+            if name in available:
+                chosen[name] = self.catalogue.evaluator(name)
+        for name, provided in available.items():
+            own = provided.distribution == method.distribution and method.distribution != "sae-harness"
+            if provided.spec.default or own:
+                chosen.setdefault(name, provided)
+        return list(chosen.values())
+
+    def metrics(self, names: Sequence[str] = ()) -> list[MetricSpec]:
+        """Specs of all installed evaluators' metrics, the suite's evaluators' first.
+
+        Raises:
+            UnknownNameError: a name in `names` is no metric.
+        """
+        from .errors import UnknownNameError
+
+        order = [*self.suite.evaluators, *self.catalogue.evaluators]
+        specs: dict[str, MetricSpec] = {}
+        for name in order:
+            if name in self.catalogue.evaluators:
+                for metric in self.catalogue.evaluators[name].spec.metrics:
+                    specs.setdefault(metric.name, metric)
+        for name in names:
+            if name not in specs:
+                raise UnknownNameError.of("metric", name, specs)
+        return [specs[n] for n in names] if names else list(specs.values())
+
+    def method_code(self, method: Method) -> str:
+        """Hash of the method's source files as they were when this bench first asked."""
+        targets = (method.spec.target, method.sae.target, method.base.target if method.base else "")
+        return self._hashed("method", targets, method.code_sha256)
+
+    def _hashed(self, what: str, name: Any, make: Callable[[], str]) -> str:
+        if (what, name) not in self._code:
+            self._code[what, name] = make()
+        return self._code[what, name]
+
+    def sae_inputs(self, job: Job) -> dict[str, Any]:
+        """What a trained SAE depends on."""
+        suite, method = self.suite, job.method
+        return {
+            "method": method.spec.name,
+            "base": method.base.name if method.base else "",
+            "architecture": method.sae.name,
+            # Without a base the option is a mistake: it must not find the records of those who did not make it.
+            "options": {k: v for k, v in method.options.items() if k != "base" or method.base is None},
+            "base_options": dict(method.base_options),
+            "target_l0": job.target_l0,
+            "seed": job.seed,
+            "d_sae": suite.d_sae,
+            "n_tokens": suite.n_tokens,
+            "batch_size": suite.batch_size,
+            "dead_after_fraction": suite.dead_after_fraction,
+            "stream_seed": suite.stream_seed,
+            "store": self.store_key_inputs("train"),
+            "store_version": STORE_VERSION,
+            "method_code": self.method_code(method),
+            "training_code": self._hashed("training", "", lambda: source_sha256("harness", only=_TRAINING_CODE)),
+            "device": self.device.partition(":")[0],
+        }
+
+    def record_inputs(self, job: Job) -> dict[str, Any]:
+        """What a record depends on: the SAE, the evaluators and the held-out data."""
+        return {
+            "sae": self.sae_inputs(job),
+            "preset": job.method.preset,
+            "evaluators": {
+                p.spec.name: self._hashed("evaluator", p.spec.target, partial(evaluator_code, p.spec))
+                for p in self.evaluators(job.method)
+            },
+            "listed": list(self.suite.evaluators),
+            "held_out": self.store_key_inputs("eval"),
+            "evaluation_seed": self.suite.evaluation_seed,
+        }
+
+    def find_record(self, job: Job) -> Record | None:
+        """The job's record, if it was made before."""
+        folder = self.cache.find("record", self.record_inputs(job), RECORD_VERSION)
+        return None if folder is None else Record.load(folder / "record.json")
+
+
+def evaluator_code(spec: EvaluatorSpec) -> str:
+    """Hash of an evaluator's source and of ours that it rests on."""
+    only = ("builtin/evaluators",) if spec.target.startswith("harness.") else None
+    parts = [source_sha256(spec.target, only=only), source_sha256("harness", only=_EVALUATION_CODE)]
+    return artefact_key("code", {"sources": parts}, 1)

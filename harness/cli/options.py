@@ -1,0 +1,112 @@
+"""Options several commands share, and how they change a suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from ..config import SuiteConfig
+from ..errors import ConfigError
+from ..interfaces.specs import Option
+from .context import AppContext
+
+FORMATS = ("plain", "md", "github", "csv")
+
+
+def suite_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--suite`."""
+    return click.option("--suite", "suite_name", default="tiny", show_default=True, help="The protocol to use.")(
+        command
+    )
+
+
+def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--seeds` and `--l0`."""
+    command = click.option("--l0", "l0s", metavar="L0,...", help="Target L0s to train [default: the suite's].")(command)
+    return click.option(
+        "--seeds", "n_seeds", type=int, metavar="N", help="Number of training seeds [default: the suite's]."
+    )(command)
+
+
+def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--device`."""
+    option = click.option(
+        "--device", default="cpu", show_default=True, metavar="NAME", help="Where to compute: cpu, cuda or cuda:N."
+    )
+    return option(command)
+
+
+def table_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--json` and `--format`."""
+    command = click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")(command)
+    return click.option(
+        "--format", "fmt", type=click.Choice(FORMATS), default="plain", show_default=True, help="Form of the table."
+    )(command)
+
+
+def chosen_suite(app: AppContext, name: str, n_seeds: int | None = None, l0s: str | None = None) -> SuiteConfig:
+    """The suite with the caller's seeds and L0 grid.
+
+    Raises:
+        ConfigError: a count or an L0 is not a positive whole number.
+    """
+    suite = app.registry.suite(name)
+    if n_seeds is not None:
+        if n_seeds < 1:
+            raise ConfigError(f"--seeds must be at least 1, got {n_seeds}: it is the number of training seeds.")
+        first = suite.seeds[:n_seeds]
+        rest = range(max(suite.seeds) + 1, max(suite.seeds) + 1 + n_seeds - len(first))
+        suite = suite.replace(seeds=(*first, *rest))
+    if l0s is not None:
+        suite = suite.replace(l0_grid=_numbers(l0s, suite.d_sae))
+    return suite
+
+
+def _numbers(text: str, d_sae: int) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--l0 must be whole numbers with commas between, such as 8,16,32; got {text!r}.") from None
+    if any(not 1 <= n <= d_sae for n in numbers) or len(set(numbers)) != len(numbers):
+        raise ConfigError(f"--l0 must be distinct numbers in [1, d_sae = {d_sae}]; got {text!r}.")
+    return tuple(sorted(numbers))
+
+
+def parse_settings(settings: tuple[str, ...]) -> Mapping[str, Option]:
+    """`name=value` options of a method, values read as YAML (numbers, true, false, text).
+
+    Raises:
+        ConfigError: one is not of that form.
+    """
+    import yaml
+
+    parsed: dict[str, Option] = {}
+    for setting in settings:
+        name, separator, value = setting.partition("=")
+        if not separator or not name:
+            raise ConfigError(f"--set takes name=value, such as lr=0.001; got {setting!r}.")
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {name}: {value!r} cannot be read as a number, true, false or text.") from None
+        if not isinstance(read, (bool, int, float, str)):
+            raise ConfigError(f"--set {name}: {value!r} is not a number, true, false or text.")
+        parsed[name] = _number(read)
+    return parsed
+
+
+def _number(value: Any) -> Option:
+    """YAML 1.1 reads `1e-3` as text; users mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def chosen_metrics(names: str | None) -> tuple[str, ...]:
+    """`--metrics a,b` as names."""
+    return tuple(part.strip() for part in names.split(",") if part.strip()) if names else ()

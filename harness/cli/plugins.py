@@ -1,0 +1,102 @@
+"""`sae-harness plugins`: what is installed, what failed to load, and writing a new plugin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..plugins import Catalogue, Plugin
+from ..registry import Registry, difference
+from ..report.tables import render
+from .context import AppContext, pass_app
+
+
+@click.group(
+    invoke_without_command=True,
+    help="List installed plugins with what they provide and what failed to load; `new` writes a plugin.",
+    epilog="Example:  sae-harness plugins new my_idea",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    if ctx.invoked_subcommand is not None:
+        return
+    app = ctx.find_object(AppContext) or AppContext()
+    if as_json:
+        click.echo(json.dumps(_as_json(app.catalogue, app.registry), indent=1))
+    else:
+        _print(app.catalogue, app.registry)
+
+
+@command.command("new", epilog="Example:  sae-harness plugins new my_idea --into plugins")
+@click.argument("name")
+@click.option(
+    "--into", type=click.Path(path_type=Path), default=Path(), show_default="here", help="Folder to write it in."
+)
+@pass_app
+def new(_app: AppContext, name: str, into: Path) -> None:
+    """Write a new plugin: a folder, installable and tested, with a method NAME that adds one loss term to topk."""
+    from ..testing.scaffold import write_plugin
+
+    folder = write_plugin(name, into)
+    click.echo(str(folder))
+    click.echo(
+        f"Written. Next:\n  pip install -e {folder}\n  sae-harness check sae-harness-{name.replace('_', '-')}\n"
+        f"  sae-harness compare {name} --baseline topk",
+        err=True,
+    )
+
+
+def _print(catalogue: Catalogue, registry: Registry) -> None:
+    rows = [[p.entry_point, p.distribution, p.version, _provides(catalogue, p)] for p in catalogue.plugins]
+    click.echo(render(rows, ("plugin", "distribution", "version", "provides")))
+    if catalogue.failures:
+        failed = [[f.entry_point or "-", f.distribution, f.version or "-", f.cause] for f in catalogue.failures]
+        click.echo()
+        click.echo(render(failed, ("plugin", "distribution", "version", "left out because")))
+    if catalogue.clashes:
+        click.echo()
+        clashing = [[clash.name, clash.what, ", ".join(clash.owners)] for clash in catalogue.clashes]
+        click.echo(render(clashing, ("clashing name", "of a", "provided by")))
+    missing = difference(registry, catalogue).not_installed
+    if missing:
+        click.echo()
+        ways = [[name, registry.methods[name].distribution, registry.methods[name].install or "-"] for name in missing]
+        click.echo(render(ways, ("not installed", "distribution", "install with")))
+
+
+def _provides(catalogue: Catalogue, plugin: Plugin) -> str:
+    kinds = (("methods", catalogue.trainers), ("SAEs", catalogue.saes), ("evaluators", catalogue.evaluators))
+    parts = []
+    for what, mapping in kinds:
+        names = [name for name, provided in mapping.items() if provided.plugin == plugin.name]
+        parts += [f"{what} {', '.join(names)}"] if names else []
+    return "; ".join(parts) or "-"
+
+
+def _as_json(catalogue: Catalogue, registry: Registry) -> dict[str, Any]:
+    differs = difference(registry, catalogue)
+    return {
+        "plugins": [
+            {
+                "plugin": p.entry_point,
+                "distribution": p.distribution,
+                "version": p.version,
+                "provides": list(p.provides),
+            }
+            for p in catalogue.plugins
+        ],
+        "saes": sorted(catalogue.saes),
+        "trainers": sorted(catalogue.trainers),
+        "evaluators": sorted(catalogue.evaluators),
+        "failures": [
+            {"plugin": f.entry_point, "distribution": f.distribution, "version": f.version, "cause": f.cause}
+            for f in catalogue.failures
+        ],
+        "clashes": [{"name": c.name, "what": c.what, "owners": list(c.owners)} for c in catalogue.clashes],
+        "not_installed": list(differs.not_installed),
+        "unregistered": list(differs.unregistered),
+    }

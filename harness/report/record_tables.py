@@ -1,0 +1,102 @@
+"""Tables of single records, of one SAE's metrics, and of the controls that stand beside a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..interfaces.specs import MetricSpec, MetricValue
+from ..results.frontier import Frontier, Window, covers, overlap
+from ..results.record import Record
+from ..results.side import L0, Side, method_label, side_of
+from ..results.statistics import mean_interval
+from .tables import render
+from .text import format_value
+
+
+def records_table(
+    records: Sequence[Record], metrics: Sequence[MetricSpec], fmt: str = "plain", *, chosen: bool = False
+) -> str:
+    """One row for each target L0 with means over seeds; `chosen` shows all of `metrics`, else the compared ones.
+
+    Raises:
+        ConfigError: the format is unknown.
+    """
+    names = [m.name for m in metrics if chosen or (m.compared and m.better != "none")]
+    names = [n for n in names if any(n in r.metrics for r in records)]
+    levels: dict[tuple[str, int | None], list[Record]] = {}
+    for record in records:
+        levels.setdefault((method_label(record), record.training.target_l0), []).append(record)
+    rows = []
+    for (label, target), group in levels.items():
+        seeds = len({r.training.seed for r in group})
+        cells = [_over_seeds([r.metrics[n].value for r in group if n in r.metrics]) for n in ["l0", *names]]
+        missed = sum(r.training.l0_reached is False for r in group)
+        reached = "-" if group[0].training.l0_reached is None else f"{seeds - missed} of {seeds}"
+        steps = sum(r.training.wall_seconds for r in group) / len(group)
+        rows.append([label, "-" if target is None else str(target), reached, *cells, str(seeds), f"{steps:.1f}"])
+    headers = ["method", "target L0", "reached", "l0", *names, "seeds", "training s"]
+    return render(rows, headers, fmt)
+
+
+def _over_seeds(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
+    interval = mean_interval(values)
+    return format_value(interval.mean, interval.half_width)
+
+
+def outcomes_table(values: Mapping[str, MetricValue], metrics: Sequence[MetricSpec], fmt: str = "plain") -> str:
+    """One SAE's metrics: value, standard error over evaluation units, how many, and how to read it.
+
+    Raises:
+        ConfigError: the format is unknown.
+    """
+    rows = []
+    for metric in metrics:
+        if metric.name in values:
+            found = values[metric.name]
+            error = "-" if found.stderr is None else f"{found.stderr:.2g}"
+            better = "-" if metric.better == "none" else metric.better
+            rows.append([metric.name, f"{found.value:.5g}", error, str(found.n), better, f"v{metric.version}"])
+    return render(rows, ["metric", "value", "stderr", "n", "better", "version"], fmt)
+
+
+def controls_table(
+    window: Window | None,
+    controls: Mapping[str, Sequence[Record]],
+    metrics: Sequence[MetricSpec],
+    fmt: str = "plain",
+) -> str:
+    """What the controls score over the stretch of L0 of a comparison; one that does not reach it (`identity`, whose L0
+    cannot be set) at its own. The stretch stands in each column's head.
+
+    Raises:
+        ConfigError: the format is unknown.
+    """
+    judged = [m.name for m in metrics if m.compared and m.better != "none"]
+    sides = {name: side_of(records, name) for name, records in controls.items()}
+    stretches = {name: _stretch(side, window) for name, side in sides.items()}
+    rows = []
+    for metric in judged:
+        cells = [_over(side.curves(metric), stretches[name]) for name, side in sides.items()]
+        if any(cell != "-" for cell in cells):
+            rows.append([metric, *cells])
+    headers = [name if (at := stretches[name]) is None else f"{name} (L0 {at.describe()})" for name in sides]
+    return render(rows, ["control", *headers], fmt)
+
+
+def _stretch(side: Side, window: Window | None) -> Window | None:
+    """`window` where all seeds of the side cover it, else the stretch they have in common."""
+    own = overlap(curve.window for curve in side.curves(L0).values())
+    if own is not None and window is not None and covers(own, window.low) and covers(own, window.high):
+        return window
+    return own
+
+
+def _over(curves: Mapping[int, Frontier], stretch: Window | None) -> str:
+    if not curves or stretch is None:
+        return "-"
+    interval = mean_interval([curve.mean_over(stretch) for curve in curves.values()])
+    return format_value(interval.mean, interval.half_width)

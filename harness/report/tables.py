@@ -1,0 +1,302 @@
+"""Comparisons and leaderboards as tables (plain, md, github, csv) and as JSON. The only file that knows tabulate."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import ConfigError
+from ..results.comparison import Comparison, ComparisonRow
+from ..results.frontier import Window
+from ..results.leaderboard import Leaderboard, LeaderboardEntry
+from .text import format_difference, format_value
+
+FORMATS = ("plain", "md", "github", "csv")
+WIDTH = 120
+"""Columns a plain table and its footnotes keep to."""
+
+_TABULATE = {"md": "pipe", "github": "github"}
+_SYMBOLS = {"within noise": "~ ", "unresolved": "? ", "not comparable": "x ", "matched": "= "}
+_INLINE = 24
+"""Longest reason, in characters, shown in the row; longer ones become footnotes."""
+
+
+def render(rows: Sequence[Sequence[str]], headers: Sequence[str], fmt: str = "plain") -> str:
+    """A table of texts.
+
+    Raises:
+        ConfigError: the format is unknown.
+    """
+    if fmt not in FORMATS:
+        raise ConfigError(f"Unknown table format {fmt!r}: known are {', '.join(FORMATS)}.")
+    if fmt == "csv":
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([headers, *rows])
+        return out.getvalue().rstrip("\n")
+    if fmt == "plain":
+        # Not by tabulate, which strips the spaces that line up the numbers.
+        columns = [_aligned(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in headers]
+        full = [[head, *column] for head, column in zip(headers, columns, strict=True)]
+        widths = [max(map(len, column)) for column in full]
+        lines = zip(*full, strict=True)
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        )
+    from tabulate import tabulate
+
+    return tabulate(rows, headers=list(headers), tablefmt=_TABULATE[fmt], disable_numparse=True)
+
+
+def comparison_table(comparison: Comparison, fmt: str = "plain", *, detail: bool = False, levels: bool = False) -> str:
+    """The comparison with its footnotes; `detail` adds the smallest detectable difference, `levels` a table for each
+    L0. As csv the numbers are in full and there are no footnotes.
+
+    Raises:
+        ConfigError: the format is unknown.
+    """
+    if fmt == "csv":
+        at_levels = [row for level in comparison.by_level for row in level.rows] if levels else []
+        return _comparison_csv(comparison, [*comparison.rows, *at_levels])
+    footnotes: list[str] = []
+    parts = [_comparison_rows(comparison, comparison.rows, fmt, detail, footnotes)]
+    if levels:
+        for level in comparison.by_level:
+            parts += [f"at L0 {level.l0:.3g}", _comparison_rows(comparison, level.rows, fmt, detail, footnotes)]
+    notes = [*_numbered(footnotes), *_reading(comparison), *comparison.notes]
+    return "\n\n".join([*parts, _footer(notes, fmt)] if notes else parts)
+
+
+def leaderboard_table(board: Leaderboard, fmt: str = "plain", *, metrics: Sequence[str] | None = None) -> str:
+    """The leaderboard with its footnotes: the primary metric first, then `metrics` (default: all that fit).
+
+    Raises:
+        ConfigError: the format is unknown.
+    """
+    names = _leaderboard_metrics(board, metrics)
+    if fmt == "csv":
+        return _leaderboard_csv(board, names)
+    shown, footnotes = names, []
+    if fmt == "plain" and metrics is None:
+        while len(shown) > 1 and _width(_leaderboard_rows(board, shown, fmt, footnotes)) > WIDTH:
+            shown = shown[:-1]
+    table = _leaderboard_rows(board, shown, fmt, footnotes)
+    notes = [*_numbered(footnotes), *board.notes]
+    if board.window is not None:
+        notes.insert(
+            0,
+            f"Mean over log L0 in {board.window.describe()}, ± half-width of the 95 % interval over seeds. "
+            f"Rank by {board.primary}: 1 + the number of methods significantly better; = marks a tie.",
+        )
+    if len(shown) < len(names):
+        notes.append(f"Not shown, for want of width: {', '.join(names[len(shown) :])}.")
+    return f"{table}\n\n{_footer(notes, fmt)}" if notes else table
+
+
+def comparison_to_json_dict(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as plain data; `kind` and `version` name its layout."""
+    return {"kind": "sae-harness/comparison", "version": 1, **_plain(comparison)}
+
+
+def leaderboard_to_json_dict(board: Leaderboard) -> dict[str, Any]:
+    """The leaderboard as plain data; `kind` and `version` name its layout."""
+    data = {"kind": "sae-harness/leaderboard", "version": 1, **_plain(board)}
+    data["metrics"] = [{"name": m.name, "better": m.better, "version": m.version} for m in board.metrics]
+    return data
+
+
+def _comparison_rows(
+    comparison: Comparison, rows: Sequence[ComparisonRow], fmt: str, detail: bool, footnotes: list[str]
+) -> str:
+    n_theirs = max((r.baseline_n for r in rows), default=0) or len(comparison.baseline_seeds)
+    n_ours = max((r.candidate_n for r in rows), default=0) or len(comparison.candidate_seeds)
+    headers = [
+        "metric",
+        "better",
+        f"{comparison.baseline} ({_seeds(n_theirs)})",
+        f"{comparison.candidate} ({_seeds(n_ours)})",
+        "difference [95 %]",
+        *(["detectable"] if detail else []),
+        "verdict",
+    ]
+    cells = [
+        [
+            row.metric,
+            "-" if row.better == "none" else row.better,
+            _mean(row.baseline_mean, row.baseline_half_width, row.baseline_n, n_theirs),
+            _mean(row.candidate_mean, row.candidate_half_width, row.candidate_n, n_ours),
+            "-" if row.difference is None else format_difference(row.difference, row.low, row.high),
+            *(["-" if row.smallest_detectable is None else f"{row.smallest_detectable:.2g}"] if detail else []),
+            _verdict(row, footnotes),
+        ]
+        for row in rows
+    ]
+    return render(cells, headers, fmt)
+
+
+def _mean(mean: float | None, half_width: float | None, n: int, usual: int) -> str:
+    if mean is None:
+        return "-"
+    return format_value(mean, half_width) + ("" if n == usual else f" (n={n})")
+
+
+def _verdict(row: ComparisonRow, footnotes: list[str]) -> str:
+    symbol = _SYMBOLS.get(row.verdict, "")
+    if not row.reason:
+        return symbol + row.verdict
+    if row.verdict == "unresolved":
+        return f"{symbol}{row.verdict} ({row.reason})"
+    return symbol + _short(row.reason, row.verdict, footnotes)
+
+
+def _short(reason: str, instead: str, footnotes: list[str]) -> str:
+    """The reason itself where it is short, else `instead` with the number of its footnote."""
+    if len(reason) <= _INLINE:
+        return reason
+    if reason not in footnotes:
+        footnotes.append(reason)
+    return f"{instead} [{footnotes.index(reason) + 1}]"
+
+
+def _reading(comparison: Comparison) -> list[str]:
+    """How the numbers came about, in words."""
+    rows = [r for r in comparison.rows if r.l0_low is not None]
+    if not rows:
+        return []
+    methods = sorted({r.method for r in rows})
+    how = " or ".join({"paired": "paired by seed", "welch": "unpaired (Welch)"}[m] for m in methods)
+    if comparison.at_l0 is not None:
+        where = f"at L0 {comparison.at_l0:.4g}"
+    else:
+        spans = sorted({Window(r.l0_low, r.l0_high).describe() for r in rows if r.l0_low and r.l0_high})
+        where = f"mean over log L0 in {spans[0]}" if len(spans) == 1 else f"mean over log L0, {' or '.join(spans)}"
+    notes = [
+        f"difference = {comparison.candidate} - {comparison.baseline} at matched L0 ({where}), {how}; ± and "
+        "[ ] are 95 % intervals over training seeds."
+    ]
+    judged = sum(r.verdict in ("better", "worse", "within noise") for r in rows)
+    if judged >= 5:
+        notes.append(f"{judged} metrics are judged, each at 95 %: chance alone would decide {judged / 20:.2g} of them.")
+    constant = [r.metric for r in rows if r.constant and r.verdict in ("better", "worse")]
+    if constant:
+        notes.append(f"no variation between seeds, so an interval of width 0: {', '.join(constant)}.")
+    return notes
+
+
+def _comparison_csv(comparison: Comparison, rows: Sequence[ComparisonRow]) -> str:
+    fields = [f.name for f in dataclasses.fields(ComparisonRow)]
+    headers = ["candidate", "baseline", *fields]
+    cells = [[comparison.candidate, comparison.baseline, *(_csv_cell(getattr(row, f)) for f in fields)] for row in rows]
+    return render(cells, headers, "csv")
+
+
+def _leaderboard_metrics(board: Leaderboard, chosen: Sequence[str] | None) -> list[str]:
+    measured = {name for entry in board.entries for name in entry.values}
+    names = [m.name for m in board.metrics if m.compared and m.name in measured] if chosen is None else list(chosen)
+    return [board.primary, *(n for n in names if n != board.primary)]
+
+
+def _leaderboard_rows(board: Leaderboard, names: Sequence[str], fmt: str, footnotes: list[str]) -> str:
+    directions = {m.name: {"higher": " ↑", "lower": " ↓", "none": ""}[m.better] for m in board.metrics}
+    ranks = [entry.rank for entry in board.entries]
+    headers = ["rank", "method", "seeds", *(f"{n}{directions.get(n, '')}" for n in names), "note"]
+    rows = [
+        [
+            "-" if entry.rank is None else f"{entry.rank}{'=' if ranks.count(entry.rank) > 1 else ''}",
+            entry.label,
+            str(entry.n_seeds),
+            *(_leaderboard_cell(entry, name) for name in names),
+            _leaderboard_note(board, entry, footnotes),
+        ]
+        for entry in board.entries
+    ]
+    return render(rows, headers, fmt)
+
+
+def _leaderboard_cell(entry: LeaderboardEntry, name: str) -> str:
+    value = entry.values.get(name)
+    return "-" if value is None else format_value(value.mean, value.half_width)
+
+
+def _leaderboard_note(board: Leaderboard, entry: LeaderboardEntry, footnotes: list[str]) -> str:
+    if entry.l0 is not None and entry.l0 != board.window:
+        return f"{entry.reason}, at L0 {entry.l0.describe()}"
+    return _short(entry.reason, "not ranked", footnotes)
+
+
+def _leaderboard_csv(board: Leaderboard, names: Sequence[str]) -> str:
+    headers = ["rank", "method", "seeds", "control", "faulty", "reason", "l0_low", "l0_high"]
+    headers += [f"{name}_{part}" for name in names for part in ("mean", "half_width", "n")]
+    rows: list[list[str]] = []
+    for entry in board.entries:
+        low, high = entry.l0 or (None, None)
+        row: list[Any] = [entry.rank, entry.label, entry.n_seeds, entry.control, entry.faulty, entry.reason, low, high]
+        for name in names:
+            value = entry.values.get(name)
+            row += [None] * 3 if value is None else [value.mean, value.half_width, value.n]
+        rows.append([_csv_cell(cell) for cell in row])
+    return render(rows, headers, "csv")
+
+
+def _csv_cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _numbered(footnotes: Sequence[str]) -> list[str]:
+    return [f"[{i}] {text}" for i, text in enumerate(footnotes, 1)]
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seed{'' if n == 1 else 's'}"
+
+
+def _width(table: str) -> int:
+    return max(map(len, table.splitlines()), default=0)
+
+
+def _footer(notes: Sequence[str], fmt: str) -> str:
+    if fmt != "plain":
+        return "\n".join(f"- {note}" for note in notes)
+    return "\n".join(
+        textwrap.fill(note, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for note in notes
+    )
+
+
+def _aligned(column: Sequence[str]) -> list[str]:
+    """Cells with the decimal points of their leading numbers in line, and what follows the numbers too."""
+    split = [_split_number(cell) for cell in column]
+    before = max((len(whole) for whole, _, _ in split), default=0)
+    after = max((len(fraction) for whole, fraction, _ in split if whole), default=0)
+    return [f"{whole.rjust(before)}{fraction.ljust(after)}{rest}" if whole else rest for whole, fraction, rest in split]
+
+
+def _split_number(cell: str) -> tuple[str, str, str]:
+    """Whole part, fraction with its point, and the rest; the first is empty where no number leads."""
+    number, space, rest = cell.partition(" ")
+    try:
+        finite = math.isfinite(float(number))
+    except ValueError:
+        finite = False
+    if not finite or "e" in number:
+        return "", "", cell
+    whole, point, fraction = number.partition(".")
+    return whole, point + fraction, space + rest
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value

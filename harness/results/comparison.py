@@ -1,0 +1,340 @@
+"""Candidate and baseline records to rows with verdicts, at matched L0.
+
+For each metric and seed the values lie on a curve over measured L0. Both sides are read off the same stretch of
+L0 (`frontier.py`) and the difference is judged against the noise between seeds (`statistics.py`). What cannot be
+compared gets no number but a reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..interfaces.specs import Better, MetricSpec
+from .frontier import Frontier, Window, covers, describe_l0, overlap
+from .record import Record
+from .side import (
+    L0,
+    FieldDifference,
+    Side,
+    method_label,
+    protocol_differences,
+    side_of,
+)
+from .statistics import Difference, Interval, difference, mean_interval
+
+__all__ = [
+    "MIN_SEEDS",
+    "Comparison",
+    "ComparisonRow",
+    "FieldDifference",
+    "LevelRows",
+    "Verdict",
+    "compare",
+    "judge",
+    "method_label",
+    "protocol_differences",
+    "protocol_line",
+]
+
+Verdict = Literal[
+    "better", "worse", "within noise", "unresolved", "not comparable", "no direction", "matched", "information"
+]
+
+MIN_SEEDS = 3
+"""With fewer on either side no verdict is given."""
+
+ROUNDING = 1e-12
+"""Share of the values below which a difference is arithmetic, not effect."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonRow:
+    """One metric's comparison. Numbers are None where there is nothing comparable to give."""
+
+    metric: str
+    better: Better
+    verdict: Verdict
+    reason: str = ""
+    """Why there is no verdict; empty where there is one."""
+    baseline_mean: float | None = None
+    baseline_half_width: float | None = None
+    """Half-width of the 95 % interval of the mean over seeds; None for one seed."""
+    baseline_n: int = 0
+    """Seeds."""
+    candidate_mean: float | None = None
+    candidate_half_width: float | None = None
+    candidate_n: int = 0
+    difference: float | None = None
+    """Candidate minus baseline."""
+    low: float | None = None
+    high: float | None = None
+    """The 95 % interval of the difference."""
+    smallest_detectable: float | None = None
+    """Half-width of that interval: a smaller difference would have included zero."""
+    method: str = ""
+    """`paired` or `welch`."""
+    constant: bool = False
+    """Nothing varied between seeds: the interval has width 0."""
+    l0_low: float | None = None
+    l0_high: float | None = None
+    """The stretch of L0 the numbers stand for (its widest reach, where each pair of seeds has its own)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelRows:
+    """The rows at one L0."""
+
+    l0: float
+    rows: tuple[ComparisonRow, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A candidate held against a baseline."""
+
+    candidate: str
+    """Label: `method` or `method@preset`."""
+    baseline: str
+    rows: tuple[ComparisonRow, ...]
+    by_level: tuple[LevelRows, ...]
+    """At the mean measured L0 of each level of the baseline's grid that lies inside the overlap."""
+    differences: tuple[FieldDifference, ...]
+    """Protocol fields that differ; where there are any, nothing is compared."""
+    candidate_seeds: tuple[int, ...]
+    baseline_seeds: tuple[int, ...]
+    at_l0: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def window(self) -> Window | None:
+        """The stretch of L0 the rows were read off; None where nothing could be compared."""
+        return next((Window(r.l0_low, r.l0_high) for r in self.rows if r.l0_low and r.l0_high), None)
+
+    @property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """Metric -> verdict."""
+        return {row.metric: row.verdict for row in self.rows}
+
+
+def compare(
+    candidate: Sequence[Record],
+    baseline: Sequence[Record],
+    metrics: Sequence[MetricSpec],
+    *,
+    at_l0: float | None = None,
+    allow_tainted: bool = False,
+) -> Comparison:
+    """Hold a candidate's records against a baseline's, metric by metric, at matched L0.
+
+    By default each value is the mean over log L0 across the stretch both sides cover; `at_l0` takes it at one L0.
+
+    Raises:
+        RecordError: a side is empty, mixed, has duplicates, or is tainted and `allow_tainted` is not given.
+    """
+    ours = side_of(candidate, "candidate", allow_tainted=allow_tainted)
+    theirs = side_of(baseline, "baseline", allow_tainted=allow_tainted)
+    differences = tuple(protocol_differences(candidate[0].protocol, baseline[0].protocol))
+    levels: tuple[LevelRows, ...] = ()
+    if differences:
+        reason = "; ".join(d.describe() for d in differences)
+        rows = tuple(_incomparable(spec, reason) for spec in metrics)
+    else:
+        rows = tuple(_row(spec, ours, theirs, at_l0) for spec in metrics)
+        levels = _by_level(metrics, ours, theirs)
+    return Comparison(
+        candidate=ours.label,
+        baseline=theirs.label,
+        rows=rows,
+        by_level=levels,
+        differences=differences,
+        candidate_seeds=ours.seeds,
+        baseline_seeds=theirs.seeds,
+        at_l0=at_l0,
+        notes=tuple(_notes(ours, theirs, metrics)),
+    )
+
+
+def judge(spec: MetricSpec, found: Difference, scale: float) -> tuple[Verdict, str]:
+    """The verdict on a difference candidate - baseline, with the reason where there is none.
+
+    `scale` is the size of the values: differences below `ROUNDING` of it are arithmetic.
+    """
+    if not spec.compared:
+        return ("matched" if spec.name == L0 else "information"), ""
+    if found.n < MIN_SEEDS:
+        return "unresolved", f"n={found.n} seed{'' if found.n == 1 else 's'}"
+    if spec.better == "none":
+        return "no direction", ""
+    if not found.excludes_zero(ROUNDING * scale):
+        return "within noise", ""
+    return ("better" if (found.estimate > 0.0) == (spec.better == "higher") else "worse"), ""
+
+
+def protocol_line(records: Sequence[Record], suite_claim: str = "") -> str:
+    """The protocol of records on one line: suite, LM, hookpoint, d_sae, L0, budget, seeds, and what it may claim."""
+    protocol = records[0].protocol
+    targets = sorted({r.training.target_l0 for r in records if r.training.target_l0 is not None})
+    seeds: dict[str, set[int]] = {}
+    for record in records:
+        if not record.method.control:
+            seeds.setdefault(method_label(record), set()).add(record.training.seed)
+    counts = sorted({len(s) for s in seeds.values()}) or [len({r.training.seed for r in records})]
+    n_seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
+    parts = [protocol.suite, protocol.lm, protocol.hookpoint, f"d_sae {protocol.d_sae}"]
+    if targets:
+        parts.append(f"L0 {targets[0]}" if len(targets) == 1 else f"L0 {targets[0]}–{targets[-1]}")
+    parts += [f"{_count(protocol.n_tokens)} tokens", f"{n_seeds} seed{'' if n_seeds == '1' else 's'}"]
+    return " · ".join([*parts, suite_claim] if suite_claim else parts)
+
+
+def _row(spec: MetricSpec, ours: Side, theirs: Side, at_l0: float | None) -> ComparisonRow:
+    reason = _obstacle(spec.name, ours, theirs)
+    if reason:
+        return _incomparable(spec, reason)
+    matched = _match(ours.curves(spec.name), theirs.curves(spec.name), at_l0)
+    if isinstance(matched, str):
+        return _incomparable(spec, matched)
+    a, b = mean_interval(list(matched.candidate.values())), mean_interval(list(matched.baseline.values()))
+    found = difference(matched.candidate, matched.baseline)
+    verdict, reason = judge(spec, found, max(abs(a.mean), abs(b.mean)))
+    return _numbers(spec, verdict, reason, a, b, found, matched.window)
+
+
+def _numbers(
+    spec: MetricSpec, verdict: Verdict, reason: str, a: Interval, b: Interval, found: Difference, window: Window
+) -> ComparisonRow:
+    return ComparisonRow(
+        metric=spec.name,
+        better=spec.better,
+        verdict=verdict,
+        reason=reason,
+        baseline_mean=b.mean,
+        baseline_half_width=b.half_width,
+        baseline_n=b.n,
+        candidate_mean=a.mean,
+        candidate_half_width=a.half_width,
+        candidate_n=a.n,
+        difference=found.estimate,
+        low=found.low,
+        high=found.high,
+        smallest_detectable=found.smallest_detectable,
+        method=found.method,
+        constant=found.constant,
+        l0_low=window.low,
+        l0_high=window.high,
+    )
+
+
+def _incomparable(spec: MetricSpec, reason: str) -> ComparisonRow:
+    return ComparisonRow(metric=spec.name, better=spec.better, verdict="not comparable", reason=reason)
+
+
+def _obstacle(metric: str, ours: Side, theirs: Side) -> str:
+    """Why two sides of one protocol cannot be compared on a metric; empty where they can."""
+    for name in (metric, L0):
+        here, there = ours.entries(name), theirs.entries(name)
+        if not here and not there:
+            reasons = {r for side in (ours, theirs) if not (r := side.missing(name)).startswith("not in")}
+            return "; ".join(sorted(reasons)) or "not measured"
+        if not there:
+            return theirs.missing(name, here[0].evaluator)
+        if not here:
+            return ours.missing(name, there[0].evaluator)
+        for what, a, b in (
+            ("version", {e.version for e in here}, {e.version for e in there}),
+            ("evaluator", {e.evaluator for e in here}, {e.evaluator for e in there}),
+        ):
+            if len(a | b) > 1:
+                return f"{name} {what}: {_join(a)} (candidate) vs {_join(b)} (baseline)"
+    for side in (ours, theirs):
+        if not side.curves(metric):
+            return f"no latent fires in the {side.role} where {metric} is measured"
+    return ""
+
+
+def _join(values: set[int] | set[str]) -> str:
+    return " and ".join(sorted(map(str, values)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Matched:
+    """Seed -> value of both sides, read off at the same L0s."""
+
+    candidate: dict[int, float]
+    baseline: dict[int, float]
+    window: Window
+
+
+def _match(ours: Mapping[int, Frontier], theirs: Mapping[int, Frontier], at_l0: float | None) -> _Matched | str:
+    """Both sides' values at matched L0, or why there is no L0 to match at.
+
+    All curves are read off the stretch they all cover, so that every seed answers the same question. Where the
+    same seeds allow pairing and no stretch is common to all, each pair is read off its own overlap.
+    """
+    common = overlap(f.window for f in (*ours.values(), *theirs.values()))
+    if set(ours) == set(theirs) and (common is None or (at_l0 is not None and not covers(common, at_l0))):
+        windows = {seed: overlap((ours[seed].window, theirs[seed].window)) for seed in ours}
+    else:
+        windows = dict.fromkeys((*ours, *theirs), common)
+    for window in windows.values():
+        if window is None or (at_l0 is not None and not covers(window, at_l0)):
+            where = "" if at_l0 is None else f" at L0 {describe_l0(at_l0)}"
+            return f"no overlap{where} in L0: candidate {_span(ours)}, baseline {_span(theirs)}"
+    chosen = {seed: w for seed, w in windows.items() if w is not None}
+
+    def read(curves: Mapping[int, Frontier]) -> dict[int, float]:
+        if at_l0 is not None:
+            return {seed: curve.at(math.log(at_l0)) for seed, curve in curves.items()}
+        return {seed: curve.mean_over(chosen[seed]) for seed, curve in curves.items()}
+
+    if at_l0 is not None:
+        shown = Window(at_l0, at_l0)
+    else:
+        shown = common or Window(min(w.low for w in chosen.values()), max(w.high for w in chosen.values()))
+    return _Matched(read(ours), read(theirs), shown)
+
+
+def _span(curves: Mapping[int, Frontier]) -> str:
+    windows = [c.window for c in curves.values()]
+    return Window(min(w.low for w in windows), max(w.high for w in windows)).describe()
+
+
+def _by_level(metrics: Sequence[MetricSpec], ours: Side, theirs: Side) -> tuple[LevelRows, ...]:
+    here, there = ours.curves(L0), theirs.curves(L0)
+    if not here or not there:
+        return ()
+    levels: dict[int | None, list[float]] = {}
+    for record in theirs.records:
+        l0 = record.metric(L0)
+        if l0 is not None and l0 > 0.0:
+            levels.setdefault(record.training.target_l0, []).append(math.log(l0))
+    compared = [spec for spec in metrics if spec.compared]
+    found: list[LevelRows] = []
+    for l0 in sorted(math.exp(math.fsum(logs) / len(logs)) for logs in levels.values()):
+        if not isinstance(_match(here, there, l0), str):
+            found.append(LevelRows(l0=l0, rows=tuple(_row(spec, ours, theirs, l0) for spec in compared)))
+    return tuple(found)
+
+
+def _notes(ours: Side, theirs: Side, metrics: Sequence[MetricSpec]) -> list[str]:
+    notes = [*theirs.notes(), *(n for n in ours.notes() if n not in theirs.notes())]
+    for side in (theirs, ours):
+        for spec in metrics:
+            n, total = len(side.entries(spec.name)), len(side.records)
+            if 0 < n < total:
+                notes.append(f"{side.label}: {spec.name} is missing in {total - n} of {total} records")
+    here, there = ours.settings(), theirs.settings()
+    changed = [f"{k} {there[k]} vs {here[k]}" for k in sorted(set(here) & set(there)) if here[k] != there[k]]
+    if changed:
+        notes.append(f"shared settings that differ ({theirs.label} vs {ours.label}): {', '.join(changed)}")
+    return notes
+
+
+def _count(n: int) -> str:
+    for size, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if n >= size:
+            return f"{n / size:.4g} {unit}"
+    return str(n)

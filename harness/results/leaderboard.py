@@ -1,0 +1,229 @@
+"""All methods of a suite in one ranked list, over one common stretch of L0; ties where noise does not part them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import RecordError, UnknownNameError
+from ..interfaces.specs import MetricSpec
+from .comparison import MIN_SEEDS, judge
+from .frontier import Frontier, Window, overlap
+from .record import Record
+from .side import L0, Side, protocol_differences, side_of
+from .statistics import Interval, difference, mean_interval
+
+PRIMARY = "fvu"
+"""The metric ranks are given by, where it is measured and none is chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderboardEntry:
+    """One method's line."""
+
+    label: str
+    rank: int | None
+    """1 + the number of methods significantly better on the primary metric; None where it is not ranked."""
+    reason: str
+    """Why it is not ranked; empty where it is."""
+    control: bool
+    faulty: bool
+    n_seeds: int
+    l0: Window | None
+    """The stretch of L0 its values stand for; None where it has no values."""
+    values: Mapping[str, Interval]
+    """Metric -> mean over seeds with its 95 % interval; a metric it lacks is left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaderboard:
+    """Methods, the ranked first."""
+
+    primary: str
+    metrics: tuple[MetricSpec, ...]
+    window: Window | None
+    """The L0s common to all ranked methods; None where nothing can be ranked."""
+    entries: tuple[LeaderboardEntry, ...]
+    notes: tuple[str, ...]
+
+
+def leaderboard(
+    records_by_method: Mapping[str, Sequence[Record]],
+    metrics: Sequence[MetricSpec],
+    *,
+    primary: str | None = None,
+    allow_tainted: bool = False,
+) -> Leaderboard:
+    """Rank methods on `primary` (default: `fvu`, else the first compared metric with a direction).
+
+    Each value is a mean over log L0 across the stretch common to all ranked methods. Two methods tie unless the
+    95 % interval of their difference excludes zero. Controls, faulty presets, tainted records and methods with
+    fewer than three seeds are listed unranked; a control that shares no L0 (the identity) shows its values at its own.
+
+    Raises:
+        RecordError: there are no records, or one method's are mixed, doubled or tainted (see `side_of`).
+        UnknownNameError: `primary` is no metric that can be ranked by.
+    """
+    if not records_by_method:
+        raise RecordError("A leaderboard needs records: make them with `sae-harness run METHOD`.")
+    spec = _primary(metrics, primary)
+    sides = {
+        label: side_of(records, label, allow_tainted=allow_tainted) for label, records in records_by_method.items()
+    }
+    foreign = _other_protocols(sides, spec.name)
+    versions = {m.name: _common_version(m.name, sides.values()) for m in metrics}
+    reasons = {
+        label: _exclusion(side, spec.name, versions[spec.name]) or foreign.get(label, "")
+        for label, side in sides.items()
+    }
+    windows = {
+        label: window
+        for label, side in sides.items()
+        if not reasons[label] and (window := overlap(c.window for c in side.curves(spec.name).values())) is not None
+    }
+    members, window = _largest_group(windows)
+    for label, side in sides.items():
+        if not reasons[label] and label not in members:
+            reasons[label] = _no_overlap(side, spec.name, window)
+    ranks = _ranks({label: _read(sides[label], spec.name, window) for label in members}, spec)
+    entries: list[LeaderboardEntry] = []
+    for label, side in sides.items():
+        shown = [m.name for m in metrics if label not in foreign and _versions(side, m.name) == {versions[m.name]}]
+        entries.append(_entry(label, side, ranks.get(label), reasons[label], *_values(side, shown, window)))
+    notes = [note for side in sides.values() for note in side.notes() if "never ranked" not in note]
+    return Leaderboard(
+        primary=spec.name,
+        metrics=tuple(metrics),
+        window=window,
+        entries=tuple(sorted(entries, key=lambda entry: _order(entry, spec))),
+        notes=tuple(notes),
+    )
+
+
+def _order(entry: LeaderboardEntry, spec: MetricSpec) -> tuple[bool, int, bool, float, str]:
+    """By rank, then by mean; the unranked last, controls first among them."""
+    value = entry.values.get(spec.name)
+    sign = -1.0 if spec.better == "higher" else 1.0
+    mean = sign * value.mean if value is not None else float("inf")
+    return (entry.rank is None, entry.rank or 0, not entry.control, mean, entry.label)
+
+
+def _primary(metrics: Sequence[MetricSpec], name: str | None) -> MetricSpec:
+    ranking = {m.name: m for m in metrics if m.compared and m.better != "none"}
+    if name is None and ranking:
+        return ranking.get(PRIMARY) or next(iter(ranking.values()))
+    if name not in ranking:
+        raise UnknownNameError.of("metric to rank by", name or "", ranking, "Metrics without a direction rank nothing.")
+    return ranking[name]
+
+
+def _exclusion(side: Side, primary: str, version: int) -> str:
+    """Why a method is not ranked whatever its protocol; empty where it may be."""
+    if side.control:
+        return "control"
+    if side.faulty:
+        return "faulty preset"
+    if any(r.taints for r in side.records) and side.allow_tainted:
+        return "tainted"
+    if not side.entries(primary):
+        evaluators = {e for r in side.records for e, x in r.evaluations.items() if x.status != "done"}
+        return f"no {primary}: {side.missing(primary, min(evaluators, default=''))}"
+    seeds = len(side.curves(primary))
+    if seeds < MIN_SEEDS:
+        return f"n={seeds} seed{'' if seeds == 1 else 's'}"
+    own = _versions(side, primary)
+    return "" if own == {version} else f"{primary} version {' and '.join(map(str, sorted(own)))}, not {version}"
+
+
+def _other_protocols(sides: Mapping[str, Side], primary: str) -> dict[str, str]:
+    """Methods whose protocol is not the one most methods have, with the first field that differs."""
+    eligible = [s for s in sides.values() if not s.control and s.entries(primary)] or list(sides.values())
+    protocols = [s.records[0].protocol for s in eligible]
+    reference = max(protocols, key=lambda p: sum(not protocol_differences(p, other) for other in protocols))
+    found: dict[str, str] = {}
+    for label, side in sides.items():
+        differing = protocol_differences(side.records[0].protocol, reference)
+        if differing:
+            found[label] = f"other protocol: {differing[0].field}"
+    return found
+
+
+def _versions(side: Side, metric: str) -> set[int]:
+    return {e.version for e in side.entries(metric)}
+
+
+def _common_version(metric: str, sides: Iterable[Side]) -> int:
+    """The version of a metric that most methods have, of equally many the newest."""
+    held = Counter(version for side in sides for version in _versions(side, metric))
+    return max(held, key=lambda version: (held[version], version), default=0)
+
+
+def _largest_group(windows: Mapping[str, Window]) -> tuple[tuple[str, ...], Window | None]:
+    """The most methods that share a stretch of L0 (of equal groups the one with the widest stretch)."""
+    best: tuple[tuple[str, ...], Window | None] = ((), None)
+    best_size = (0, 0.0)
+    for start in sorted({w.low for w in windows.values()}):
+        group = tuple(label for label, w in windows.items() if overlap((w, Window(start, start))) is not None)
+        common = overlap(windows[label] for label in group)
+        if common is not None and (len(group), common.high / common.low) > best_size:
+            best, best_size = (group, common), (len(group), common.high / common.low)
+    return best
+
+
+def _no_overlap(side: Side, metric: str, window: Window | None) -> str:
+    spans = [c.window for c in side.curves(metric).values()]
+    own = Window(min(w.low for w in spans), max(w.high for w in spans)).describe()
+    return f"no overlap in L0: {own} against {window.describe() if window else 'none'}"
+
+
+def _read(side: Side, metric: str, window: Window | None) -> dict[int, float]:
+    """Seed -> mean over the window, of the seeds whose curve covers it."""
+    if window is None:
+        return {}
+    return {seed: curve.mean_over(window) for seed, curve in side.curves(metric).items() if _reaches(curve, window)}
+
+
+def _reaches(curve: Frontier, window: Window) -> bool:
+    ends = (Window(window.low, window.low), Window(window.high, window.high))
+    return all(overlap((curve.window, end)) is not None for end in ends)
+
+
+def _ranks(values: Mapping[str, Mapping[int, float]], spec: MetricSpec) -> dict[str, int]:
+    """1 + how many methods are significantly better."""
+    return {
+        label: 1 + sum(_is_better(other, own, spec) for name, other in values.items() if name != label)
+        for label, own in values.items()
+    }
+
+
+def _is_better(a: Mapping[int, float], b: Mapping[int, float], spec: MetricSpec) -> bool:
+    scale = max(map(abs, (*a.values(), *b.values())))
+    return judge(spec, difference(a, b), scale)[0] == "better"
+
+
+def _entry(
+    label: str, side: Side, rank: int | None, reason: str, l0: Window | None, values: Mapping[str, Interval]
+) -> LeaderboardEntry:
+    return LeaderboardEntry(
+        label=label,
+        rank=rank,
+        reason=reason,
+        control=side.control,
+        faulty=side.faulty,
+        n_seeds=len(side.seeds),
+        l0=l0,
+        values=values,
+    )
+
+
+def _values(side: Side, metrics: Sequence[str], window: Window | None) -> tuple[Window | None, dict[str, Interval]]:
+    """A method's values over the common window; a control's that does not reach it, at its own L0."""
+    windows = [window]
+    if side.control and (curves := side.curves(L0)):
+        windows.append(overlap(c.window for c in curves.values()))
+    for candidate in windows:
+        values = {m: mean_interval(list(read.values())) for m in metrics if (read := _read(side, m, candidate))}
+        if values:
+            return candidate, values
+    return None, {}

@@ -1,0 +1,306 @@
+"""The one training loop: a cohort of SAEs from one stream, each identical to training it alone."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, NonFiniteError
+from ..interfaces.batch import ActivationBatch
+from ..interfaces.sae import SAE, SparseCodes
+from ..interfaces.trainer import LossTerms, Trainer, TrainState
+from .checkpoint import load_state, save_state
+from .kernels import normalise_rows_, remove_parallel_gradient_
+from .optimiser import FusedAdam
+from .schedules import learning_rate_factor
+from .sparsity import SparsityController
+
+SAMPLE_TOKENS = 8192
+"""Tokens a trainer sees in `initialise`."""
+
+
+class Stream(Protocol):
+    """Batches as a pure function of their index."""
+
+    def batch(self, index: int) -> ActivationBatch:
+        """The batch of step `index`, always the same rows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitJob:
+    """One SAE to train."""
+
+    label: str
+    sae: SAE
+    """Built, not yet initialised."""
+    trainer: Trainer
+    seed: int
+    target_l0: int | None
+    sparsity: str
+    """As in the spec: with `coefficient` the controller sets it, with `target` the loss does; in both cases the
+    result says whether the target was reached."""
+    trained: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What the progress display shows of the SAE that stepped last."""
+
+    step: int
+    n_steps: int
+    label: str
+    terms: Mapping[str, float]
+    l0: float
+    n_dead: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitResult:
+    """A trained SAE, still in the stream's units (the input scale is not folded in)."""
+
+    sae: SAE
+    steps: int
+    tokens: int
+    final_loss: float | None
+    final_terms: Mapping[str, float]
+    l0_reached: bool | None
+    dead_latents: int
+    wall_seconds: float
+    log: Sequence[Mapping[str, float]]
+    """About a hundred rows over the run: step, each weighted term, l0, dead, coefficient, lr."""
+
+
+class _Slot:
+    """One SAE of the cohort with its optimiser, controller and counters."""
+
+    def __init__(
+        self, job: FitJob, n_steps: int, batch_size: int, dead_after_tokens: int, device: torch.device | str
+    ) -> None:
+        self.job, self.n_steps, self.batch_size = job, n_steps, batch_size
+        self.dead_after_tokens, self.device = dead_after_tokens, device
+        # On the CPU whatever the device, so that a seed means the same weights everywhere.
+        self.generator = torch.Generator().manual_seed(job.seed)
+        self.options = job.trainer.optimiser_options()
+        self.since_fired = torch.zeros(job.sae.config.d_sae, dtype=torch.int64, device=device)
+        self.controller: SparsityController | None = None
+        if job.sparsity in ("coefficient", "target"):
+            if job.target_l0 is None:
+                raise ConfigError(f"{job.label}: a method with sparsity {job.sparsity!r} needs a target L0.")
+            self.controller = SparsityController(job.target_l0, n_steps, initial=0.1)
+        self.optimiser: FusedAdam | None = None
+        self.tail: dict[str, list[float]] = {}
+        self.log: list[dict[str, float]] = []
+        self.wall_seconds = 0.0
+
+    def initialise(self, sample: ActivationBatch) -> None:
+        """Fill the weights from the seed and the sample."""
+        job = self.job
+        job.sae.reset_parameters(self.generator)
+        job.sae.to(self.device)
+        job.trainer.initialise(job.sae, sample, job.target_l0, self.generator)
+        if job.trained:
+            self._build_optimiser()
+
+    def _build_optimiser(self) -> None:
+        self.optimiser = FusedAdam(
+            self.job.trainer.parameter_groups(self.job.sae),
+            beta1=self.options.beta1,
+            beta2=self.options.beta2,
+            eps=self.options.eps,
+        )
+
+    def step(self, batch: ActivationBatch, step: int) -> StepReport:
+        """One optimiser step."""
+        started = time.perf_counter()
+        job, optimiser = self.job, self.optimiser
+        assert optimiser is not None
+        dead = self.since_fired >= self.dead_after_tokens
+        state = TrainState(
+            step=step,
+            n_steps=self.n_steps,
+            tokens_seen=step * self.batch_size,
+            target_l0=job.target_l0,
+            coefficient=self.controller.coefficient if self.controller and job.sparsity == "coefficient" else 0.0,
+            dead=dead,
+            generator=self.generator,
+        )
+        terms = job.trainer.loss(job.sae, batch, state)
+        weighted = self._check_finite(terms, step)
+        optimiser.zero_grad()
+        terms.total.backward()
+        factor = self._apply_gradient(optimiser, step)
+        job.trainer.after_step(job.sae, state)
+        l0 = self._count(terms.codes, len(batch))
+        if self.controller:
+            self.controller.update(l0)
+        n_dead = int((self.since_fired >= self.dead_after_tokens).sum())
+        self.wall_seconds += time.perf_counter() - started
+        self._keep(step, weighted, l0, n_dead, state.coefficient, factor)
+        return StepReport(step=step, n_steps=self.n_steps, label=job.label, terms=weighted, l0=l0, n_dead=n_dead)
+
+    def _check_finite(self, terms: LossTerms, step: int) -> dict[str, float]:
+        weighted = {name: float(value.detach()) * terms.weights[name] for name, value in terms.values.items()}
+        bad = [name for name, value in weighted.items() if not math.isfinite(value)]
+        if bad:
+            raise NonFiniteError(
+                f"{self.job.label}: loss term {', '.join(bad)} is not finite at step {step} of {self.n_steps}. "
+                "Lower lr, or check the activations for outliers."
+            )
+        return weighted
+
+    def _apply_gradient(self, optimiser: FusedAdam, step: int) -> float:
+        sae, options = self.job.sae, self.options
+        if sae.unit_norm_decoder and sae.W_dec.grad is not None:  # type: ignore[union-attr]
+            remove_parallel_gradient_(sae.W_dec, sae.W_dec.grad)  # type: ignore[arg-type]
+        norm = float(optimiser.gradient_norm())
+        if not math.isfinite(norm):
+            raise NonFiniteError(
+                f"{self.job.label}: the gradient is not finite at step {step} of {self.n_steps}. Lower lr."
+            )
+        factor = learning_rate_factor(
+            step, self.n_steps, warmup_fraction=options.warmup_fraction, decay_fraction=options.decay_fraction
+        )
+        clip = options.grad_clip / norm if 0 < options.grad_clip < norm else 1.0
+        optimiser.step(options.lr * factor, clip)
+        if sae.unit_norm_decoder:
+            normalise_rows_(sae.W_dec)  # type: ignore[arg-type]
+        return factor
+
+    @torch.no_grad()
+    def _count(self, codes: SparseCodes | Tensor, n: int) -> float:
+        """Mean L0 of the batch; brings the firing counts up to date."""
+        if isinstance(codes, SparseCodes):
+            active = codes.values > 0
+            fired = torch.zeros_like(self.since_fired, dtype=torch.bool)
+            fired[codes.indices[active]] = True
+            n_active = int(active.sum())
+        else:
+            active = codes > 0
+            fired = active.any(0)
+            n_active = int(active.sum())
+        self.since_fired += n
+        self.since_fired[fired] = 0
+        return n_active / n
+
+    def _keep(
+        self, step: int, terms: Mapping[str, float], l0: float, n_dead: int, coefficient: float, lr: float
+    ) -> None:
+        if step >= self.n_steps - max(1, self.n_steps // 20):
+            for name, value in terms.items():
+                self.tail.setdefault(name, []).append(value)
+        if step % max(1, self.n_steps // 100) == 0 or step == self.n_steps - 1:
+            row = {"step": float(step), "l0": l0, "dead": float(n_dead), "coefficient": coefficient}
+            self.log.append({**row, "lr": lr * self.options.lr, **{f"term/{k}": v for k, v in terms.items()}})
+
+    def result(self) -> FitResult:
+        """What training ended with."""
+        for name, parameter in self.job.sae.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise NonFiniteError(f"{self.job.label}: parameter {name} is not finite after training. Lower lr.")
+        means = {name: sum(values) / len(values) for name, values in self.tail.items()}
+        trained = self.job.trained
+        return FitResult(
+            sae=self.job.sae,
+            steps=self.n_steps if trained else 0,
+            tokens=self.n_steps * self.batch_size if trained else 0,
+            final_loss=sum(means.values()) if trained else None,
+            final_terms=means,
+            l0_reached=self.controller.reached if self.controller else None,
+            dead_latents=int((self.since_fired >= self.dead_after_tokens).sum()),
+            wall_seconds=self.wall_seconds,
+            log=self.log,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.optimiser is not None
+        return {
+            "sae": dict(self.job.sae.state_dict()),
+            "optimiser": self.optimiser.state_dict(),
+            "trainer": self.job.trainer.state_dict(),
+            "controller": self.controller.state_dict() if self.controller else {},
+            "generator": self.generator.get_state(),
+            "since_fired": self.since_fired,
+            "tail": self.tail,
+            "log": self.log,
+            "wall_seconds": self.wall_seconds,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.job.sae.load_state_dict(state["sae"])
+        self.job.sae.to(self.device)
+        self._build_optimiser()
+        assert self.optimiser is not None
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.job.trainer.load_state_dict(state["trainer"])
+        if self.controller:
+            self.controller.load_state_dict(state["controller"])
+        self.generator.set_state(state["generator"])
+        self.since_fired = state["since_fired"].to(self.device)
+        self.tail, self.log = state["tail"], state["log"]
+        self.wall_seconds = state["wall_seconds"]
+
+
+def fit(
+    jobs: Sequence[FitJob],
+    stream: Stream,
+    *,
+    n_steps: int,
+    batch_size: int,
+    dead_after_tokens: int,
+    device: torch.device | str = "cpu",
+    resume_folder: Path | None = None,
+    save_every_s: float = 60.0,
+    progress: Callable[[StepReport], None] | None = None,
+) -> list[FitResult]:
+    """Train every job on the same batches; results in the order of `jobs`. `stream` gives its batches on `device`.
+
+    With `resume_folder`, the cohort's state is saved there about every `save_every_s` seconds, and a run that
+    finds one goes on from it: it ends bit-identical to one that was never interrupted.
+
+    Raises:
+        NonFiniteError: a loss, gradient or parameter is NaN or infinite; the message names step and term.
+    """
+    slots = [_Slot(job, n_steps, batch_size, dead_after_tokens, device) for job in jobs]
+    trained = [slot for slot in slots if slot.job.trained]
+    start = 0
+    saved = load_state(resume_folder) if resume_folder is not None and trained else None
+    if saved is not None:
+        start, tree = saved
+        for slot, state in zip(trained, tree["slots"], strict=True):
+            slot.load_state_dict(state)
+    fresh = slots if saved is None else [slot for slot in slots if not slot.job.trained]
+    if fresh:
+        sample = _sample(stream, batch_size)
+        for slot in fresh:
+            slot.initialise(sample)
+    last_save = time.monotonic()
+    for step in range(start, n_steps if trained else 0):
+        batch = stream.batch(step)
+        for slot in trained:
+            report = slot.step(batch, step)
+            if progress is not None:
+                progress(report)
+        due = time.monotonic() - last_save >= save_every_s
+        if resume_folder is not None and due and step + 1 < n_steps:
+            save_state(resume_folder, step + 1, {"slots": [slot.state_dict() for slot in trained]})
+            last_save = time.monotonic()
+    return [slot.result() for slot in slots]
+
+
+def _sample(stream: Stream, batch_size: int) -> ActivationBatch:
+    """The stream's first tokens, for `initialise`."""
+    n_batches = max(1, -(-SAMPLE_TOKENS // batch_size))
+    batches = [stream.batch(i) for i in range(n_batches)]
+    return ActivationBatch(
+        activations=torch.cat([b.activations for b in batches]),
+        document=torch.cat([b.document for b in batches]),
+        position=torch.cat([b.position for b in batches]),
+    )

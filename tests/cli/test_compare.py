@@ -1,0 +1,181 @@
+"""`compare`: a table of verdicts against stored or freshly trained baselines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+AGAINST_RANDOM = ("compare", "topk", "--baseline", "random", "--suite", "micro")
+
+
+def verdicts(project, *args) -> dict[str, str]:
+    return {row["metric"]: row["verdict"] for row in project.json(*args)["rows"]}
+
+
+def test_the_protocol_is_on_the_first_line_and_the_table_has_the_promised_columns(micro):
+    out = micro.ok(*AGAINST_RANDOM)
+    protocol, _, header, *rows = out.splitlines()
+    assert protocol.startswith("micro · lm · blocks.0.hook_resid_post · d_sae 64 · L0 2–8")
+    assert protocol.endswith("for tests alone")
+    for column in ("metric", "better", "random (3 seeds)", "topk (3 seeds)", "difference [95 %]", "verdict"):
+        assert column in header
+    assert any(row.startswith("fvu") and row.endswith("better") for row in rows)
+    assert "paired by seed" in out
+
+
+def test_better_and_worse_are_told_by_the_direction_of_the_metric(micro):
+    assert verdicts(micro, *AGAINST_RANDOM)["fvu"] == "better"
+    assert verdicts(micro, *AGAINST_RANDOM)["ce_loss_recovered"] == "better"
+    turned = verdicts(micro, "compare", "random", "--baseline", "topk", "--suite", "micro")
+    assert turned["fvu"] == turned["ce_loss_recovered"] == "worse"
+    assert turned["l0"] == "matched"
+    assert turned["mse"] == "information"
+
+
+def test_against_itself_all_is_within_noise(micro):
+    found = verdicts(micro, "compare", "topk", "--baseline", "topk", "--suite", "micro")
+    assert found["fvu"] == found["cosine"] == found["ce_loss_recovered"] == "within noise"
+    assert "~ within noise" in micro.ok("compare", "topk", "--baseline", "topk", "--suite", "micro")
+
+
+def test_no_common_l0_is_not_comparable_with_the_reason(micro):
+    out = micro.ok("compare", "relu", "--baseline", "topk", "--suite", "micro")
+    assert "x not comparable [1]" in out
+    assert "no overlap in L0" in out
+
+
+def test_a_stored_baseline_of_another_protocol_is_not_comparable_with_the_field(project):
+    project.edit_registry("n_tokens: 4096\n    batch", "n_tokens: 2048\n    batch")
+    out = project.ok(*AGAINST_RANDOM, "--l0", "4", "--seeds", "1", "--quiet")
+    assert "x not comparable" in out
+    assert "n_tokens" in out
+    assert "better  " not in out.split("verdict")[1]
+    assert project.invoke(*AGAINST_RANDOM, "--l0", "4", "--seeds", "1", "--fail-on", "not-comparable").exit_code == 1
+
+
+def test_too_few_seeds_are_unresolved(micro):
+    out = micro.ok(*AGAINST_RANDOM, "--seeds", "2")
+    assert "? unresolved (n=2 seeds)" in out
+
+
+def test_controls_stand_beside_the_comparison(micro):
+    out = micro.ok(*AGAINST_RANDOM)
+    header = next(line for line in out.splitlines() if line.startswith("control"))
+    assert all(name in header for name in ("identity (L0", "pca (L0", "random (L0"))
+
+
+def test_the_candidate_is_trained_where_it_has_no_records(project):
+    before = len(project.artefacts("record"))
+    out = project.ok("compare", "jumprelu", "--baseline", "topk", "--suite", "micro", "--l0", "4", "--quiet")
+    assert "jumprelu (3 seeds)" in out
+    assert len(project.artefacts("record")) == before + 3
+
+
+def test_a_baseline_that_is_not_stored_is_trained_and_told_and_the_second_call_is_silent(project):
+    asked = ("compare", "topk", "--baseline", "jumprelu", "--suite", "micro", "--l0", "4", "--seeds", "1")
+    done = project.invoke(*asked, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert "No stored records of 'jumprelu' in suite micro (stored: identity, pca, random, topk)" in done.stderr
+    again = project.invoke(*asked)
+    assert (again.stdout, again.stderr) == (done.stdout, "")
+
+
+def test_from_stored_takes_stored_records_and_trains_nothing(project):
+    shutil.rmtree(project.cache)
+    out = project.ok("compare", "topk", "--baseline", "random", "--suite", "micro", "--from-stored")
+    assert "better" in out
+    assert not project.artefacts("sae")
+
+
+def test_from_stored_without_any_names_the_stored_ones(micro):
+    line = micro.error("compare", "relu", "--suite", "micro", "--from-stored")
+    assert "No stored records of 'relu' in suite micro: stored are identity, pca, random, topk" in line
+    assert "sae-harness baselines build relu --suite micro" in line
+
+
+def test_retraining_gives_the_identical_table(project):
+    first = project.ok(*AGAINST_RANDOM)
+    times = [p.stat().st_mtime_ns for p in project.cache.glob("sae/*/*/sae.json")]
+    assert project.ok(*AGAINST_RANDOM, "--retrain", "--quiet") == first
+    again = [p.stat().st_mtime_ns for p in project.cache.glob("sae/*/*/sae.json")]
+    assert len(again) == len(times)
+    assert sum(a not in times for a in again) == 9  # the candidate's, not the baseline's
+
+
+def test_json_is_the_comparison(micro):
+    data = micro.json(*AGAINST_RANDOM)
+    assert (data["kind"], data["candidate"], data["baseline"]) == ("sae-harness/comparison", "topk", "random")
+    row = next(row for row in data["rows"] if row["metric"] == "fvu")
+    assert row["difference"] == pytest.approx(row["candidate_mean"] - row["baseline_mean"])
+    assert row["low"] < row["difference"] < row["high"] < 0
+
+
+@pytest.mark.parametrize(("fmt", "mark"), [("md", "|:---"), ("github", "|---"), ("csv", "candidate,baseline,metric")])
+def test_formats(micro, fmt, mark):
+    out = micro.ok(*AGAINST_RANDOM, "--format", fmt)
+    assert mark in out
+    assert (fmt == "csv") is out.startswith("candidate,")
+
+
+def test_chosen_metrics_alone_and_in_order(micro):
+    data = micro.json(*AGAINST_RANDOM, "--metrics", "cosine,fvu")
+    assert [row["metric"] for row in data["rows"]] == ["cosine", "fvu"]
+
+
+def test_levels_and_detail(micro):
+    out = micro.ok(*AGAINST_RANDOM, "--levels", "--detail")
+    assert "detectable" in out
+    assert all(f"at L0 {l0}" in out for l0 in (2, 4, 8))
+
+
+def test_at_l0(micro):
+    assert "at L0 4" in micro.ok(*AGAINST_RANDOM, "--at-l0", "4")
+    assert "no overlap at L0 100" in micro.ok(*AGAINST_RANDOM, "--at-l0", "100")
+
+
+def test_fail_on_worse_exits_1_with_the_table(micro):
+    worse = ("compare", "random", "--baseline", "topk", "--suite", "micro", "--fail-on", "worse")
+    done = micro.invoke(*worse)
+    assert done.exit_code == 1
+    assert "worse" in done.stdout
+    assert micro.invoke(*worse, "--metrics", "l0,l2_ratio").exit_code == 0
+    better = micro.invoke(*AGAINST_RANDOM, "--metrics", "fvu", "--fail-on", "worse")
+    assert better.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("compare", "topkk", "--suite", "micro"), "Unknown method 'topkk'"),
+        (("compare", "topk", "--baseline", "rluu", "--suite", "micro"), "Unknown method 'rluu'"),
+        (("compare", "absent", "--suite", "micro"), "pip install absent"),
+        (("compare", "topk", "--suite", "nano"), "Unknown suite 'nano'"),
+        ((*AGAINST_RANDOM, "--metrics", "cosinus"), "Did you mean cosine"),
+        ((*AGAINST_RANDOM, "--seeds", "0"), "--seeds must be at least 1"),
+        ((*AGAINST_RANDOM, "--l0", "4;8"), "--l0 must be whole numbers"),
+        ((*AGAINST_RANDOM, "--fail-on", "better"), "'better' is not one of"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_2(micro, args, told):
+    assert told in micro.error(*args)
+
+
+def test_a_stored_record_of_a_newer_schema_is_refused(project):
+    import hashlib
+
+    folder = project.baselines / "micro" / "random"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    name = sorted(manifest["records"])[0]
+    data = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**data, "schema_version": 2}))
+    manifest["records"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert "newer sae-harness (schema 2)" in project.error(*AGAINST_RANDOM)
+
+
+def test_a_tampered_baseline_is_refused(project):
+    record = next((project.baselines / "micro" / "random").glob("[0-9a-f]*.json"))
+    record.write_text(record.read_text().replace('"seed": ', '"seed":  ', 1))
+    assert "differs from its manifest" in project.error(*AGAINST_RANDOM)

@@ -1,0 +1,116 @@
+"""`evaluate PATH`: any saved SAE, with the same numbers as its record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def saved(micro, tmp_path_factory) -> Path:
+    """A topk SAE, L0 4, seed 0, as `run --out` copies it."""
+    out = tmp_path_factory.mktemp("saes")
+    micro.ok("run", "topk", "--suite", "micro", "--l0", "4", "--seeds", "1", "--out", str(out))
+    return out / "topk-l0-4-seed-0"
+
+
+@pytest.fixture
+def copy(saved, tmp_path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "sae"))
+
+
+def evaluated(project, path, *args):
+    return ("evaluate", str(path), "--suite", "micro", "--quiet", *args)
+
+
+def edit(path: Path, **changes) -> None:
+    config = path / "sae.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+
+
+def test_the_metrics_are_those_of_the_record(micro, saved):
+    [record] = micro.json("run", "topk", "--suite", "micro", "--l0", "4", "--seeds", "1")
+    found = micro.json(*evaluated(micro, saved))
+    assert found["sae_id"] == record["sae_id"]
+    wanted = {n: {k: m[k] for k in ("value", "stderr", "n")} for n, m in record["metrics"].items()}
+    assert found["metrics"] == wanted
+    assert found["evaluations"] == {"core": {"status": "done", "reason": ""}}
+
+
+def test_the_table_says_what_the_sae_is(micro, saved):
+    first, _, header, *rows = micro.ok(*evaluated(micro, saved)).splitlines()
+    assert first.startswith("topk · d_in 32 · d_sae 64 · ")
+    assert header.split() == ["metric", "value", "stderr", "n", "better", "version"]
+    assert rows[0].split()[:2] == ["l0", "4"]
+    assert rows[0].endswith("v1")
+
+
+def test_chosen_metrics_alone(micro, saved):
+    assert list(micro.json(*evaluated(micro, saved, "--metrics", "fvu"))["metrics"]) == ["fvu"]
+    rows = micro.ok(*evaluated(micro, saved, "--metrics", "fvu")).splitlines()[3:]
+    assert [row.split()[0] for row in rows] == ["fvu"]
+
+
+def test_a_failed_evaluator_exits_1_and_is_told(micro, saved, install_methods):
+    install_methods()
+    project = type(micro)(micro.root, plugins="builtin,methods")
+    done = project.invoke(*evaluated(project, saved), FIXTURE_MOOD="bad")
+    assert done.exit_code == 1
+    assert "Evaluator 'moody' failed: RuntimeError: in a bad mood" in done.stderr
+    assert "fvu" in done.stdout
+    assert "mood" in project.ok(*evaluated(project, saved))
+
+
+def test_a_missing_folder_is_one_line(micro, tmp_path):
+    assert "No saved SAE at" in micro.error(*evaluated(micro, tmp_path / "nowhere"))
+
+
+def test_a_corrupt_checkpoint_is_one_line(micro, copy):
+    weights = copy / "sae.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 4
+    weights.write_bytes(data)
+    line = micro.error(*evaluated(micro, copy))
+    assert "sae.safetensors is corrupt: its sha256 differs" in line
+
+
+def test_a_truncated_checkpoint_is_one_line(micro, copy):
+    weights = copy / "sae.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert "is corrupt" in micro.error(*evaluated(micro, copy))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"architecture": "topkk"}, "Unknown SAE architecture 'topkk'"),
+        ({"options": {"k": 3}}, "weights or options differ from sae_id"),
+        ({"d_in": "many"}, "holds values no SAE can have"),
+        ({"format": 9}, "upgrade sae-harness"),
+    ],
+)
+def test_an_edited_config_is_one_line(micro, copy, changes, told):
+    edit(copy, **changes)
+    assert told in micro.error(*evaluated(micro, copy))
+
+
+def test_an_sae_of_another_width_names_the_suite(micro, tmp_path):
+    import torch
+
+    from harness.builtin.saes.relu import ReluSAE
+    from harness.interfaces.sae import SAEConfig
+    from harness.training.checkpoint import save_sae
+
+    sae = ReluSAE(SAEConfig(architecture="relu", d_in=8, d_sae=16))
+    sae.reset_parameters(torch.Generator().manual_seed(0))
+    save_sae(sae, tmp_path / "sae")
+    line = micro.error(*evaluated(micro, tmp_path / "sae"))
+    assert "acts on d_in 8; blocks.0.hook_resid_post of suite micro has 32" in line
+    assert "--suite" in line
+
+
+def test_an_unknown_metric_is_one_line(micro, saved):
+    assert "Did you mean fvu" in micro.error(*evaluated(micro, saved, "--metrics", "fvuu"))
