@@ -1,0 +1,1 @@
+"""Temporal regularisation for sae-harness: the method `temporal` and the evaluator `temporal_stability`."""

@@ -1,0 +1,51 @@
+"""What is declared: found through the entry point, without torch, controls marked as such."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from harness.methods import resolve_method
+
+LISTING = """
+import sys
+import sae_harness_temporal.plugin as plugin
+specs = [*plugin.register_trainers(), *plugin.register_evaluators()]
+print([spec.name for spec in specs], "torch" in sys.modules)
+"""
+
+
+def test_listing_loads_no_torch():
+    done = subprocess.run([sys.executable, "-c", LISTING], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "['temporal', 'temporal_stability'] False", done.stderr
+
+
+def test_each_preset_resolves_and_the_controls_are_not_ranked(catalogue, make_job):
+    spec = catalogue.trainer("temporal").spec
+    ranked = {name: resolve_method(catalogue, f"temporal@{name}").ranked for name in spec.presets}
+    assert ranked == {
+        "rel_default": True,
+        "abs": True,
+        "relu": True,
+        "relu_abs": True,
+        "shuffled": False,
+        "off": False,
+    }
+    for name in spec.presets:
+        make_job(f"temporal@{name}")
+
+
+def test_the_base_decides_how_sparsity_is_set(catalogue):
+    assert resolve_method(catalogue, "temporal").sparsity == "k"
+    assert resolve_method(catalogue, "temporal@relu").sparsity == "coefficient"
+    assert resolve_method(catalogue, "temporal").needs == {"pairs"}
+
+
+def test_the_default_preset_is_the_default(make_job):
+    assert make_job("temporal@rel_default").trainer.options == make_job("temporal").trainer.options
+
+
+def test_shuffled_differs_from_the_default_in_the_partner_alone(make_job):
+    plain, shuffled = (make_job(name).trainer.options for name in ("temporal", "temporal@shuffled"))
+    differing = {name for name in plain.__dataclass_fields__ if getattr(plain, name) != getattr(shuffled, name)}
+    assert differing == {"partner"}
