@@ -24,6 +24,7 @@ _HOME = {
     "SequenceBatch": "interfaces.batch",
     "SAE": "interfaces.sae",
     "SAEConfig": "interfaces.sae",
+    "RaggedCodes": "interfaces.sae",
     "SparseCodes": "interfaces.sae",
     "LossTerms": "interfaces.trainer",
     "Options": "interfaces.trainer",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .interfaces.evaluator import Evaluator as Evaluator
     from .interfaces.evaluator import LanguageModelView as LanguageModelView
     from .interfaces.sae import SAE as SAE
+    from .interfaces.sae import RaggedCodes as RaggedCodes
     from .interfaces.sae import SAEConfig as SAEConfig
     from .interfaces.sae import SparseCodes as SparseCodes
     from .interfaces.specs import API_VERSION as API_VERSION

@@ -62,7 +62,13 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Room (a folder or file of harness/) -> what it may import; `a.b` allows that one module."""
 
-_HARNESS_FOR_PLUGINS = ("harness", "harness.evaluation.metrics", "harness.training.kernels")
+_HARNESS_FOR_PLUGINS = (
+    "harness",
+    "harness.evaluation.metrics",
+    "harness.training.active",
+    "harness.training.code_distance",
+    "harness.training.kernels",
+)
 _LIGHT = (
     "harness",
     "harness.hookspecs",

@@ -15,7 +15,12 @@ _RAJAMANOHARAN = "Rajamanoharan et al. 2024, arXiv:2407.14435"
 @hookimpl
 def register_saes() -> Iterable[SAESpec]:
     home = "harness.builtin.saes"
-    yield SAESpec(name="relu", target=f"{home}.relu:ReluSAE", summary="Codes are rectified pre-activations.")
+    yield SAESpec(
+        name="relu",
+        target=f"{home}.relu:ReluSAE",
+        summary="Codes are rectified pre-activations.",
+        sparse=True,
+    )
     yield SAESpec(
         name="topk",
         target=f"{home}.topk:TopKSAE",
@@ -28,6 +33,7 @@ def register_saes() -> Iterable[SAESpec]:
         target=f"{home}.jumprelu:JumpReLUSAE",
         summary="Codes pass where they exceed a learned threshold.",
         reference=_RAJAMANOHARAN,
+        sparse=True,
     )
     yield SAESpec(name="identity", target="harness.builtin.controls.identity:IdentitySAE", summary="Returns its input.")
     yield SAESpec(name="pca", target="harness.builtin.controls.pca:PcaSAE", summary="Principal components.")

@@ -28,6 +28,17 @@ class SparseCodes(NamedTuple):
     """[n, k]: code values >= 0; a zero value means the slot is unused."""
 
 
+class RaggedCodes(NamedTuple):
+    """Codes of n tokens, each with its own number of latents, one token's after the other's."""
+
+    latents: Tensor
+    """[nnz] int64: latent ids, distinct within a token."""
+    offsets: Tensor
+    """[n + 1] int64: token t has the slots offsets[t] to offsets[t + 1]."""
+    values: Tensor
+    """[nnz]: code values >= 0."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SAEConfig:
     """What is needed to build an SAE before its weights are loaded."""
@@ -87,8 +98,9 @@ class SAE(nn.Module, ABC):
     def decoder_directions(self) -> Tensor:
         """[d_sae, d_in]: the direction each latent writes."""
 
-    def encode_sparse(self, x: Tensor) -> SparseCodes:
-        """Codes of x [n, d_in] as indices and values; only where the spec says `sparse=True`."""
+    def encode_sparse(self, x: Tensor) -> SparseCodes | RaggedCodes:
+        """Codes of x [n, d_in] as latents and values: `SparseCodes` where every token has k of them, else
+        `RaggedCodes`. Only where the spec says `sparse=True`."""
         raise NotImplementedError(f"{type(self).__name__} has no sparse codes: use encode().")
 
     def forward(self, x: Tensor) -> Tensor:

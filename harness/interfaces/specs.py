@@ -113,7 +113,7 @@ class SAESpec:
     summary: str
     reference: str = ""
     sparse: bool = False
-    """True where `encode_sparse` is offered (a fixed number of latents per token)."""
+    """True where `encode_sparse` is offered: evaluators then work on the active latents alone."""
     api_version: int = API_VERSION
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .batch import ActivationBatch
-from .sae import SAE, SparseCodes
+from .sae import SAE, RaggedCodes, SparseCodes
 from .specs import Option
 
 
@@ -46,9 +46,10 @@ class LossTerms:
     """Each a 0-dimensional tensor."""
     weights: Mapping[str, float]
     """Weights of the same names. They are numbers, not tensors: no gradient flows through a weight."""
-    codes: SparseCodes | Tensor
+    codes: SparseCodes | RaggedCodes | Tensor
     """Codes of the batch with their gradient, [n, d_sae] or sparse: the loop counts firings from them, and
-    trainers that extend this one penalise them."""
+    trainers that extend this one penalise them. A method may give dense codes while many latents are active and
+    ragged ones later; `harness.training.kernels.to_dense` makes either dense."""
     reconstruction: Tensor
     """[n, d_in]."""
 

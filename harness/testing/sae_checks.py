@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..interfaces.sae import SAE
+from ..interfaces.sae import SAE, RaggedCodes, SparseCodes
 from ..training.checkpoint import load_sae, sae_id, save_sae
+from ..training.code_distance import ragged
+from ..training.kernels import to_dense
+from ..training.sparse_ops import segment_of_slot
 from .bench import MethodBench, require
 from .fixtures import D_IN, D_SAE
 
@@ -71,17 +74,31 @@ def sparse_codes_are_as_declared(bench: MethodBench) -> None:
         require(not offered, f"{type(sae).__name__} offers encode_sparse, but its spec does not say sparse=True.")
         return
     codes = sae.encode_sparse(rows)
-    n = len(rows)
-    require(
-        codes.indices.dtype == torch.int64 and codes.indices.ndim == 2 and codes.indices.shape[0] == n,
-        f"encode_sparse must give indices [{n}, k] int64, got {list(codes.indices.shape)} {codes.indices.dtype}.",
-    )
-    _require_shape("encode_sparse values", codes.values, tuple(codes.indices.shape), (n, D_IN))
-    ordered = codes.indices.sort(dim=1).values
-    require(bool((ordered[:, 1:] != ordered[:, :-1]).all()), "encode_sparse names a latent twice in one row.")
-    require(bool((codes.values >= 0).all()), "encode_sparse gives values below 0: code values are at least 0.")
-    dense = torch.zeros(n, D_SAE).scatter(1, codes.indices, codes.values)
-    _require_close(dense, sae.encode(rows), ROW_TOLERANCE, "encode_sparse, made dense,")
+    ragged = _as_ragged(codes, len(rows))
+    require(bool((ragged.values >= 0).all()), "encode_sparse gives values below 0: code values are at least 0.")
+    cells = segment_of_slot(ragged.offsets, len(ragged.latents)) * D_SAE + ragged.latents
+    require(len(cells.unique()) == len(cells), "encode_sparse names a latent twice in one row.")
+    _require_close(to_dense(codes, D_SAE), sae.encode(rows), ROW_TOLERANCE, "encode_sparse, made dense,")
+
+
+def _as_ragged(codes: object, n: int) -> RaggedCodes:
+    """The codes of n tokens as one flat list, their shapes and types checked."""
+    if isinstance(codes, SparseCodes):
+        require(
+            codes.indices.dtype == torch.int64 and codes.indices.ndim == 2 and codes.indices.shape[0] == n,
+            f"encode_sparse must give indices [{n}, k] int64, got {list(codes.indices.shape)} {codes.indices.dtype}.",
+        )
+        _require_shape("encode_sparse values", codes.values, tuple(codes.indices.shape), (n, D_IN))
+        return ragged(codes)
+    require(isinstance(codes, RaggedCodes), "encode_sparse must give SparseCodes or RaggedCodes.")
+    assert isinstance(codes, RaggedCodes)
+    latents, offsets, values = codes
+    fits = latents.ndim == 1 and latents.shape == values.shape and tuple(offsets.shape) == (n + 1,)
+    require(fits and latents.dtype == offsets.dtype == torch.int64, "RaggedCodes must be [nnz], [n + 1], [nnz], int64.")
+    steps = offsets[1:] - offsets[:-1]
+    whole = int(offsets[0]) == 0 and int(offsets[-1]) == len(latents) and bool((steps >= 0).all())
+    require(whole, "RaggedCodes' offsets must rise from 0 to nnz.")
+    return codes
 
 
 def saving_and_loading_changes_nothing(bench: MethodBench) -> None:

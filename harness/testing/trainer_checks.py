@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..interfaces.batch import ActivationBatch
-from ..interfaces.sae import SAE, SparseCodes
+from ..interfaces.sae import SAE, RaggedCodes, SparseCodes
 from ..interfaces.trainer import Options, Trainer, TrainerOptions
 from ..plugins import load_target
 from ..training.checkpoint import sae_id
@@ -182,7 +182,13 @@ def the_batch_is_not_edited(bench: MethodBench) -> None:
     """Loss and gradient leave the batch as it was: other SAEs of the cohort train on the same tensors."""
     trainer, sae = bench.start()
     batch, untouched = bench.batch(0), bench.batch(0)
-    trainer.loss(sae, batch, bench.state()).total.backward()
+    total = trainer.loss(sae, batch, bench.state()).total
+    _require_equal(batch, untouched)  # before the gradient too: autograd's own error would not name the batch
+    total.backward()
+    _require_equal(batch, untouched)
+
+
+def _require_equal(batch: ActivationBatch, untouched: ActivationBatch) -> None:
     for field in dataclasses.fields(ActivationBatch):
         now, before = getattr(batch, field.name), getattr(untouched, field.name)
         same = now is before if before is None else torch.equal(now, before)
@@ -193,9 +199,11 @@ def codes_and_reconstruction_have_their_shapes(bench: MethodBench) -> None:
     """The loss gives codes [n, d_sae] (or sparse ones) and a reconstruction [n, d_in], both with their gradient."""
     for terms in bench.losses():
         codes = terms.codes
-        values = codes.values if isinstance(codes, SparseCodes) else codes
+        values = codes if isinstance(codes, Tensor) else codes.values
         if isinstance(codes, SparseCodes):
             fits = codes.indices.shape == values.shape and values.ndim == 2 and values.shape[0] == BATCH_SIZE
+        elif isinstance(codes, RaggedCodes):
+            fits = codes.latents.shape == values.shape and len(codes.offsets) == BATCH_SIZE + 1
         else:
             fits = tuple(values.shape) == (BATCH_SIZE, D_SAE)
         require(fits, f"codes must be [{BATCH_SIZE}, {D_SAE}] or sparse [{BATCH_SIZE}, k], got {list(values.shape)}.")

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..errors import ConfigError, NonFiniteError
 from ..interfaces.batch import ActivationBatch
-from ..interfaces.sae import SAE, SparseCodes
+from ..interfaces.sae import SAE, RaggedCodes, SparseCodes
 from ..interfaces.trainer import LossTerms, Trainer, TrainState
+from .allocator import large_blocks_kept
 from .checkpoint import load_state, save_state
-from .kernels import normalise_rows_, remove_parallel_gradient_
 from .optimiser import FusedAdam
 from .schedules import learning_rate_factor
 from .sparsity import SparsityController
@@ -115,6 +115,7 @@ class _Slot:
             beta1=self.options.beta1,
             beta2=self.options.beta2,
             eps=self.options.eps,
+            unit_rows=self.job.sae.W_dec if self.job.sae.unit_norm_decoder else None,  # type: ignore[arg-type]
         )
 
     def step(self, batch: ActivationBatch, step: int) -> StepReport:
@@ -157,9 +158,7 @@ class _Slot:
         return weighted
 
     def _apply_gradient(self, optimiser: FusedAdam, step: int) -> float:
-        sae, options = self.job.sae, self.options
-        if sae.unit_norm_decoder and sae.W_dec.grad is not None:  # type: ignore[union-attr]
-            remove_parallel_gradient_(sae.W_dec, sae.W_dec.grad)  # type: ignore[arg-type]
+        options = self.options
         norm = float(optimiser.gradient_norm())
         if not math.isfinite(norm):
             raise NonFiniteError(
@@ -170,22 +169,20 @@ class _Slot:
         )
         clip = options.grad_clip / norm if 0 < options.grad_clip < norm else 1.0
         optimiser.step(options.lr * factor, clip)
-        if sae.unit_norm_decoder:
-            normalise_rows_(sae.W_dec)  # type: ignore[arg-type]
         return factor
 
     @torch.no_grad()
-    def _count(self, codes: SparseCodes | Tensor, n: int) -> float:
+    def _count(self, codes: SparseCodes | RaggedCodes | Tensor, n: int) -> float:
         """Mean L0 of the batch; brings the firing counts up to date."""
-        if isinstance(codes, SparseCodes):
-            active = codes.values > 0
-            fired = torch.zeros_like(self.since_fired, dtype=torch.bool)
-            fired[codes.indices[active]] = True
-            n_active = int(active.sum())
-        else:
+        if isinstance(codes, Tensor):
             active = codes > 0
             fired = active.any(0)
-            n_active = int(active.sum())
+        else:
+            active = codes.values > 0
+            latents = codes.indices if isinstance(codes, SparseCodes) else codes.latents
+            fired = torch.zeros_like(self.since_fired, dtype=torch.bool)
+            fired[latents[active]] = True
+        n_active = int(active.count_nonzero())
         self.since_fired += n
         self.since_fired[fired] = 0
         return n_active / n
@@ -281,18 +278,32 @@ def fit(
         sample = _sample(stream, batch_size)
         for slot in fresh:
             slot.initialise(sample)
+    with large_blocks_kept():
+        _train(trained, stream, start, n_steps, resume_folder, save_every_s, progress)
+    return [slot.result() for slot in slots]
+
+
+def _train(
+    slots: Sequence[_Slot],
+    stream: Stream,
+    start: int,
+    n_steps: int,
+    resume_folder: Path | None,
+    save_every_s: float,
+    progress: Callable[[StepReport], None] | None,
+) -> None:
+    """The steps from `start` on: each batch is read once, then every SAE takes its step."""
     last_save = time.monotonic()
-    for step in range(start, n_steps if trained else 0):
+    for step in range(start, n_steps if slots else 0):
         batch = stream.batch(step)
-        for slot in trained:
+        for slot in slots:
             report = slot.step(batch, step)
             if progress is not None:
                 progress(report)
         due = time.monotonic() - last_save >= save_every_s
         if resume_folder is not None and due and step + 1 < n_steps:
-            save_state(resume_folder, step + 1, {"slots": [slot.state_dict() for slot in trained]})
+            save_state(resume_folder, step + 1, {"slots": [slot.state_dict() for slot in slots]})
             last_save = time.monotonic()
-    return [slot.result() for slot in slots]
 
 
 def _sample(stream: Stream, batch_size: int) -> ActivationBatch:

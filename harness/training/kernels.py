@@ -1,10 +1,10 @@
 """Sparse encode and decode with their gradients, for plugins to call by name.
 
 Only the encoder's matrix product is dense. Decoding and both weight gradients touch the active (token, latent)
-pairs alone: gradients are gathered per latent over the transposed index (a stable sort of the latent ids), so
-no [n·k, d_in] tensor is built, and the order of every sum is fixed: equal inputs give equal bits.
+pairs alone, and no [n·k, d_in] tensor is built. `active.py` has the same for methods whose number of active latents
+depends on the data.
 
-Each kernel equals the plain dense definition (`*_dense`, used by the tests) up to rounding.
+Each kernel equals the plain dense definition (in the tests) up to rounding.
 """
 
 from __future__ import annotations
@@ -12,75 +12,44 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import ShapeError
-from ..interfaces.sae import SparseCodes
+from ..interfaces.sae import RaggedCodes, SparseCodes
+from .sparse_ops import SlotsByColumn, segment_of_slot, segment_sum, slot_dots, top_k
+
+PRE_ACTIVATION_BYTES = 2**28
+"""Pre-activations [n, d_sae] larger than this are made in chunks of tokens, with the same result."""
 
 
-class _LatentIndex:
-    """For [n, k] latent ids: which rows use each latent, grouped by latent. Sorted once, used by both gradients."""
-
-    def __init__(self, indices: Tensor, d_sae: int) -> None:
-        self.indices = indices
-        self.d_sae = d_sae
-        self._sorted: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def grouped(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(order, rows, offsets): slots sorted by latent, the token of each, and where each latent's slots begin."""
-        if self._sorted is None:
-            flat = self.indices.reshape(-1)
-            order = torch.argsort(flat, stable=True)
-            counts = torch.bincount(flat, minlength=self.d_sae)
-            offsets = torch.cumsum(counts, 0) - counts
-            self._sorted = (order, order // self.indices.shape[1], offsets)
-        return self._sorted
-
-    def gather(self, weights: Tensor, rows_of: Tensor) -> Tensor:
-        """[d_sae, d]: for each latent the sum over its slots of weight times that token's row of `rows_of` [n, d]."""
-        order, rows, offsets = self.grouped()
-        return F.embedding_bag(
-            rows, rows_of, offsets, mode="sum", per_sample_weights=weights.reshape(-1)[order].contiguous()
-        )
+def token_chunks(x: Tensor, d_sae: int, buffer_bytes: int | None = None) -> tuple[Tensor, ...]:
+    """x [n, d_in] in pieces whose pre-activations take at most `buffer_bytes` [default: PRE_ACTIVATION_BYTES]."""
+    limit = PRE_ACTIVATION_BYTES if buffer_bytes is None else buffer_bytes
+    return x.split(max(1, limit // (d_sae * x.element_size())))
 
 
-def _weighted_rows(indices: Tensor, weights: Tensor, table: Tensor) -> Tensor:
-    """[n, d]: for each token the weighted sum of the rows of `table` [d_sae, d] it names."""
-    return F.embedding_bag(indices, table, mode="sum", per_sample_weights=weights)
+def pre_activations(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
+    """[n, d_sae] = x W_enc + b_enc."""
+    return torch.mm(x, W_enc).add_(b_enc)  # `addmm` copies the bias to all rows first: a sixth of its time
 
 
-def _row_dots(grad: Tensor, indices: Tensor, table: Tensor, *, chunk: int = 256) -> Tensor:
-    """[n, k]: dot product of each token's `grad` row [n, d] with the rows of `table` it names.
-
-    Chunked over tokens so that the gathered [chunk, k, d] block stays in cache.
-    """
-    if grad.device.type == "cpu":
-        n, k = indices.shape
-        offsets = torch.arange(0, n * k, k, device=indices.device)
-        bag = torch.arange(n, device=indices.device).repeat_interleave(k)
-        # embedding_bag's own backward for its weights: a gathered dot product without the gathered block.
-        dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            grad.contiguous(), table, indices.reshape(-1), offsets, bag, 0
-        )
-        return dots.view(n, k)
-    parts = [
-        torch.bmm(table[idx], row.unsqueeze(-1)).squeeze(-1)
-        for idx, row in zip(indices.split(chunk), grad.split(chunk), strict=True)
-    ]
-    return torch.cat(parts)
+def _even_offsets(n: int, k: int, like: Tensor) -> Tensor:
+    """Offsets of n segments of k slots each."""
+    return torch.arange(0, n * k + 1, k, dtype=like.dtype, device=like.device)
 
 
 class _TopKEncode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, index_box: list, k: int) -> Any:
+    def forward(
+        ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, box: list, k: int, buffer_bytes: int | None
+    ) -> Any:
         centred = x - b_dec
-        pre = torch.addmm(b_enc, centred, W_enc)
-        values, indices = torch.topk(pre, k, dim=-1, sorted=False)
-        values = values.relu_()
-        index_box.append(_LatentIndex(indices, W_enc.shape[1]))
-        ctx.index_box = index_box
+        parts = [top_k(pre_activations(c, W_enc, b_enc), k) for c in token_chunks(centred, len(b_enc), buffer_bytes)]
+        values = torch.cat([v for v, _ in parts]).relu_()
+        indices = torch.cat([i for _, i in parts])
+        box.append(SlotsByColumn(indices.view(-1), k, len(b_enc)))
+        ctx.box = box
         ctx.save_for_backward(centred, W_enc, values, indices)
         ctx.mark_non_differentiable(indices)
         return values, indices
@@ -90,34 +59,51 @@ class _TopKEncode(torch.autograd.Function):
     def backward(ctx: Any, grad_values: Tensor, _grad_indices: Tensor | None) -> Any:
         centred, W_enc, values, indices = ctx.saved_tensors
         grad = torch.where(values > 0, grad_values, torch.zeros_like(grad_values))
-        grad_b_enc = torch.zeros(W_enc.shape[1], dtype=grad.dtype, device=grad.device)
-        grad_b_enc.index_add_(0, indices.reshape(-1), grad.reshape(-1))
-        grad_W_enc = ctx.index_box[0].gather(grad, centred).t()
-        grad_b_dec = -(W_enc @ grad_b_enc) if ctx.needs_input_grad[3] else None
-        grad_x = _weighted_rows(indices, grad, W_enc.t()) if ctx.needs_input_grad[0] else None
-        return grad_x, grad_W_enc, grad_b_enc, grad_b_dec, None, None
+        by_latent: SlotsByColumn = ctx.box[0]
+        offsets = _even_offsets(indices.shape[0], indices.shape[1], indices)
+        return (*encoder_gradients(ctx, centred, W_enc, grad.view(-1), by_latent, offsets), None, None, None)
 
 
-class _SparseDecode(torch.autograd.Function):
+def encoder_gradients(
+    ctx: Any, centred: Tensor, W_enc: Tensor, grad: Tensor, by_latent: SlotsByColumn, offsets: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of (x, W_enc, b_enc, b_dec) from those of the active pre-activations, `grad` [nnz] in token order."""
+    grad_b_enc = by_latent.totals(grad)
+    grad_W_enc = by_latent.gather(grad, centred).t() if ctx.needs_input_grad[1] else None
+    # The sum over tokens of their input gradients: a matrix-vector product does for a matrix product.
+    grad_b_dec = -(W_enc @ grad_b_enc) if ctx.needs_input_grad[3] else None
+    grad_x = None
+    if ctx.needs_input_grad[0]:
+        grad_x = segment_sum(by_latent.columns, offsets, grad, W_enc.t().contiguous())
+    return grad_x, grad_W_enc, grad_b_enc, grad_b_dec
+
+
+class SegmentDecode(torch.autograd.Function):
+    """x̂ [n, d_in] = sum of values times decoder rows over each token's slots, plus b_dec."""
+
     @staticmethod
-    def forward(ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, index: _LatentIndex) -> Tensor:
-        ctx.index = index
-        ctx.save_for_backward(values, indices, W_dec)
-        return _weighted_rows(indices, values, W_dec).add_(b_dec)
+    def forward(
+        ctx: Any, values: Tensor, offsets: Tensor, W_dec: Tensor, b_dec: Tensor, by_latent: SlotsByColumn
+    ) -> Tensor:
+        ctx.by_latent = by_latent
+        ctx.save_for_backward(values, offsets, W_dec)
+        return segment_sum(by_latent.columns, offsets, values.reshape(-1), W_dec).add_(b_dec)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        values, indices, W_dec = ctx.saved_tensors
+        values, offsets, W_dec = ctx.saved_tensors
         grad = grad.contiguous()
-        grad_values = _row_dots(grad, indices, W_dec) if ctx.needs_input_grad[0] else None
-        grad_W_dec = ctx.index.gather(values, grad) if ctx.needs_input_grad[2] else None
+        grad_values = None
+        if ctx.needs_input_grad[0]:
+            grad_values = slot_dots(grad, ctx.by_latent, offsets, W_dec).view_as(values)
+        grad_W_dec = ctx.by_latent.gather(values, grad) if ctx.needs_input_grad[2] else None
         grad_b_dec = grad.sum(0) if ctx.needs_input_grad[3] else None
         return grad_values, None, grad_W_dec, grad_b_dec, None
 
 
 def topk_autoencode(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, k: int
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, k: int, *, buffer_bytes: int | None = None
 ) -> tuple[SparseCodes, Tensor]:
     """Codes and reconstruction of a top-k SAE: f = TopK(relu((x - b_dec) W_enc + b_enc)), x̂ = f W_dec + b_dec.
 
@@ -128,6 +114,7 @@ def topk_autoencode(
         W_dec: [d_sae, d_in], contiguous.
         b_dec: [d_in].
         k: latents kept per token.
+        buffer_bytes: bound of the dense pre-activations held at once [default: PRE_ACTIVATION_BYTES].
 
     Returns:
         Codes ([n, k] indices and values; gradients flow to the values) and x̂ [n, d_in]. Both sort the active
@@ -138,44 +125,50 @@ def topk_autoencode(
 
     References: Gao et al. 2024, arXiv:2406.04093.
     """
-    _check(x, W_enc, W_dec, k)
-    box: list[_LatentIndex] = []
-    values, indices = _TopKEncode.apply(x, W_enc, b_enc, b_dec, box, k)  # type: ignore[misc]
-    x_hat = _SparseDecode.apply(values, indices, W_dec, b_dec, box[0])
+    check_shapes(x, W_enc, W_dec)
+    box: list[SlotsByColumn] = []
+    values, indices = _topk_encode(x, W_enc, b_enc, b_dec, box, k, buffer_bytes)
+    offsets = _even_offsets(indices.shape[0], indices.shape[1], indices)
+    x_hat = SegmentDecode.apply(values, offsets, W_dec, b_dec, box[0])
     return SparseCodes(indices, values), x_hat  # type: ignore[return-value]
 
 
-def topk_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, k: int) -> SparseCodes:
+def topk_encode(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, k: int, *, buffer_bytes: int | None = None
+) -> SparseCodes:
     """The codes alone (see `topk_autoencode`): for a second encoder pass, such as the previous token's."""
-    if not 1 <= k <= W_enc.shape[1]:
-        raise ShapeError(f"k must lie in [1, d_sae = {W_enc.shape[1]}], got {k}.")
-    values, indices = _TopKEncode.apply(x, W_enc, b_enc, b_dec, [], k)  # type: ignore[misc]
+    values, indices = _topk_encode(x, W_enc, b_enc, b_dec, [], k, buffer_bytes)
     return SparseCodes(indices, values)
 
 
-def sparse_decode(codes: SparseCodes, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+def _topk_encode(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, box: list, k: int, buffer_bytes: int | None
+) -> tuple[Tensor, Tensor]:
+    if not 1 <= k <= W_enc.shape[1]:
+        raise ShapeError(f"k must lie in [1, d_sae = {W_enc.shape[1]}], got {k}.")
+    return _TopKEncode.apply(x, W_enc, b_enc, b_dec, box, k, buffer_bytes)  # type: ignore[return-value]
+
+
+def sparse_decode(codes: SparseCodes | RaggedCodes, W_dec: Tensor, b_dec: Tensor) -> Tensor:
     """x̂ [n, d_in] = sum of value times decoder row over each token's latents, plus b_dec."""
-    index = _LatentIndex(codes.indices, W_dec.shape[0])
-    return _SparseDecode.apply(codes.values, codes.indices, W_dec, b_dec, index)  # type: ignore[return-value]
+    if isinstance(codes, RaggedCodes):
+        rows: Tensor | int = segment_of_slot(codes.offsets, len(codes.latents))
+        slots = SlotsByColumn(codes.latents, rows, W_dec.shape[0])
+        return SegmentDecode.apply(codes.values, codes.offsets, W_dec, b_dec, slots)  # type: ignore[return-value]
+    n, k = codes.indices.shape
+    slots = SlotsByColumn(codes.indices.reshape(-1), k, W_dec.shape[0])
+    offsets = _even_offsets(n, k, codes.indices)
+    return SegmentDecode.apply(codes.values, offsets, W_dec, b_dec, slots)  # type: ignore[return-value]
 
 
-def to_dense(codes: SparseCodes, d_sae: int) -> Tensor:
+def to_dense(codes: SparseCodes | RaggedCodes, d_sae: int) -> Tensor:
     """[n, d_sae]: the codes with their zeros."""
+    if isinstance(codes, RaggedCodes):
+        n = len(codes.offsets) - 1
+        cells = segment_of_slot(codes.offsets, len(codes.latents)) * d_sae + codes.latents
+        return codes.values.new_zeros(n * d_sae).scatter(0, cells, codes.values).view(n, d_sae)
     dense = torch.zeros(codes.values.shape[0], d_sae, dtype=codes.values.dtype, device=codes.values.device)
     return dense.scatter(1, codes.indices, codes.values)
-
-
-def l1_difference(a: SparseCodes, b: SparseCodes) -> Tensor:
-    """[n]: sum over latents of |a - b| for each token, over the union of both supports.
-
-    Costs O(n·k²) comparisons and no [n, d_sae] tensor.
-    """
-    if a.indices.shape[0] != b.indices.shape[0]:
-        raise ShapeError(f"Codes of {a.indices.shape[0]} and {b.indices.shape[0]} tokens cannot be subtracted.")
-    match = (a.indices.unsqueeze(2) == b.indices.unsqueeze(1)).to(a.values.dtype)
-    b_at_a = torch.bmm(match, b.values.unsqueeze(2)).squeeze(2)
-    b_shared = match.amax(dim=1)
-    return (a.values - b_at_a).abs().sum(1) + (b.values * (1 - b_shared)).abs().sum(1)
 
 
 def encoder_parameter(d_in: int, d_sae: int) -> torch.nn.Parameter:
@@ -185,23 +178,16 @@ def encoder_parameter(d_in: int, d_sae: int) -> torch.nn.Parameter:
 
 
 @torch.no_grad()
-def remove_parallel_gradient_(W_dec: Tensor, grad: Tensor) -> None:
-    """Remove from each row of `grad` its part along the row of `W_dec` (rows of norm 1), in place."""
-    grad.addcmul_((W_dec * grad).sum(1, keepdim=True), W_dec, value=-1.0)
-
-
-@torch.no_grad()
 def normalise_rows_(W_dec: Tensor) -> None:
     """Scale each row of `W_dec [d_sae, d_in]` to norm 1, in place."""
     W_dec.div_(W_dec.norm(dim=1, keepdim=True).clamp_min_(1e-12))
 
 
-def _check(x: Tensor, W_enc: Tensor, W_dec: Tensor, k: int) -> None:
+def check_shapes(x: Tensor, W_enc: Tensor, W_dec: Tensor) -> None:
+    """Raises ShapeError unless x [n, d_in], W_enc [d_in, d_sae] and W_dec [d_sae, d_in] fit."""
     d_in, d_sae = W_enc.shape
     if x.ndim != 2 or x.shape[1] != d_in or W_dec.shape != (d_sae, d_in):
         raise ShapeError(
             f"Shapes do not fit: x {tuple(x.shape)}, W_enc {tuple(W_enc.shape)}, W_dec {tuple(W_dec.shape)}; "
             "expected [n, d_in], [d_in, d_sae], [d_sae, d_in]."
         )
-    if not 1 <= k <= d_sae:
-        raise ShapeError(f"k must lie in [1, d_sae = {d_sae}], got {k}.")

@@ -10,7 +10,7 @@ from harness.builtin.saes.topk import TopKSAE
 from harness.builtin.trainers.relu import ReluTrainer
 from harness.builtin.trainers.topk import TopKTrainer
 from harness.errors import ConformanceError
-from harness.interfaces.sae import SparseCodes
+from harness.interfaces.sae import SAE, RaggedCodes, SparseCodes
 
 
 def provided(kit, cls, trainer=ReluTrainer, **spec):
@@ -186,6 +186,21 @@ def test_sparse_codes_that_differ_from_what_is_declared_are_caught(kit, cls, spa
         kit.run("sparse_codes_are_as_declared")
 
 
+class DenseOnly(ReluSAE):
+    encode_sparse = SAE.encode_sparse
+
+
+class BackwardOffsets(ReluSAE):
+    def encode_sparse(self, x):
+        codes = super().encode_sparse(x)
+        return RaggedCodes(codes.latents, codes.offsets.flip(0), codes.values)
+
+
+def test_ragged_codes_with_offsets_that_do_not_rise_are_caught(kit):
+    with pytest.raises(ConformanceError, match="must rise from 0"):
+        provided(kit, BackwardOffsets, sparse=True).run("sparse_codes_are_as_declared")
+
+
 def test_sparse_codes_that_are_declared_and_missing_are_caught(kit):
     with pytest.raises(NotImplementedError, match="no sparse codes"):
-        provided(kit, ReluSAE, sparse=True).run("sparse_codes_are_as_declared")
+        provided(kit, DenseOnly, sparse=True).run("sparse_codes_are_as_declared")

@@ -6,12 +6,8 @@ import pytest
 import torch
 
 from harness.errors import ShapeError
-from harness.interfaces.sae import SparseCodes
 from harness.training.kernels import (
     encoder_parameter,
-    l1_difference,
-    normalise_rows_,
-    remove_parallel_gradient_,
     sparse_decode,
     to_dense,
     topk_autoencode,
@@ -89,30 +85,18 @@ def test_decode_of_codes_equals_dense_product():
     )
 
 
-def test_l1_difference_counts_the_union_of_supports():
-    a = SparseCodes(torch.tensor([[0, 3]]), torch.tensor([[1.0, 2.0]]))
-    b = SparseCodes(torch.tensor([[3, 5]]), torch.tensor([[0.5, 4.0]]))
-    assert l1_difference(a, b).tolist() == [1.0 + 1.5 + 4.0]
-
-
-def test_l1_difference_equals_dense_and_passes_gradients():
-    weights = parameters()
-    a = topk_encode(torch.randn(20, 12), weights[0], weights[1], weights[3], 6)
-    b = topk_encode(torch.randn(20, 12), weights[0], weights[1], weights[3], 6)
-    wanted = (to_dense(a, 40) - to_dense(b, 40)).abs().sum(1)
-    torch.testing.assert_close(l1_difference(a, b), wanted)
-    (ours,) = torch.autograd.grad(l1_difference(a, b).sum(), weights[0], retain_graph=True)
-    (theirs,) = torch.autograd.grad(wanted.sum(), weights[0])
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-def test_parallel_gradient_is_removed():
-    W = torch.randn(7, 5)
-    normalise_rows_(W)
-    torch.testing.assert_close(W.norm(dim=1), torch.ones(7))
-    grad = torch.randn(7, 5)
-    remove_parallel_gradient_(W, grad)
-    assert (W * grad).sum(1).abs().max() < 1e-6
+def test_the_pre_activation_buffer_can_be_bounded():
+    x = torch.randn(50, 12)
+    whole, chunked = parameters(), parameters()
+    (codes, x_hat), (codes_2, x_hat_2) = (
+        topk_autoencode(x, *whole, 6),
+        topk_autoencode(x, *chunked, 6, buffer_bytes=7 * 40 * 4),
+    )
+    torch.testing.assert_close(to_dense(codes, 40), to_dense(codes_2, 40))
+    x_hat.square().sum().backward()
+    x_hat_2.square().sum().backward()
+    for ours, theirs in zip(chunked, whole, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("k", [0, 41])

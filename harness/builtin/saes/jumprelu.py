@@ -9,13 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from harness import SAEConfig
+from harness import RaggedCodes, SAEConfig
+from harness.training.active import active_latents
 
 from .linear import LinearSAE
 
 
 class JumpReLUFunction(torch.autograd.Function):
-    """f = z·1[z > θ] with the straight-through gradient of θ: -(θ/ε)·1[|z - θ| < ε/2]."""
+    """f = z·1[z > θ] of pre-activations z and thresholds θ of the same shape.
+
+    Straight-through gradient of θ: -(θ/ε) where z > 0 and |z - θ| < ε/2. (With z = 0 a latent is silent whatever θ.)
+    """
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
@@ -27,13 +31,12 @@ class JumpReLUFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         z, threshold = ctx.saved_tensors
-        window = (z - threshold).abs() < ctx.bandwidth / 2
-        grad_threshold = -(threshold / ctx.bandwidth) * (grad * window).sum(0)
-        return grad * (z > threshold), grad_threshold, None
+        inside = _window(z, threshold, ctx.bandwidth)
+        return grad * (z > threshold), grad * inside * threshold * (-1.0 / ctx.bandwidth), None
 
 
 class StepFunction(torch.autograd.Function):
-    """H(z - θ), whose sum is the L0; gradient of θ alone: -(1/ε)·1[|z - θ| < ε/2], none to z."""
+    """H(z - θ), whose sum is the L0; gradient of θ alone: -(1/ε) in the window of `JumpReLUFunction`, none to z."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
@@ -45,8 +48,11 @@ class StepFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         z, threshold = ctx.saved_tensors
-        window = (z - threshold).abs() < ctx.bandwidth / 2
-        return None, -(1.0 / ctx.bandwidth) * (grad * window).sum(0), None
+        return None, grad * _window(z, threshold, ctx.bandwidth) * (-1.0 / ctx.bandwidth), None
+
+
+def _window(z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    return (z > 0) & ((z - threshold).abs() < bandwidth / 2)
 
 
 class JumpReLUSAE(LinearSAE):
@@ -72,6 +78,11 @@ class JumpReLUSAE(LinearSAE):
     def encode(self, x: Tensor) -> Tensor:
         z = self.pre_activations(x)
         return z * (z > self.threshold)
+
+    def encode_sparse(self, x: Tensor) -> RaggedCodes:
+        above = self.threshold.detach()
+        active = active_latents(x, self.W_enc, self.b_enc, self.b_dec, above=above, max_density=1.0)
+        return active.codes(active.z)  # type: ignore[return-value]
 
     @torch.no_grad()
     def fold_input_scale(self, scale: float) -> None:

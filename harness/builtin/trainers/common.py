@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from harness import ActivationBatch
@@ -10,7 +11,7 @@ from harness import ActivationBatch
 
 def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
     """Mean over tokens of ||x - x̂||²: a scalar."""
-    return (x - x_hat).square().sum(-1).mean()
+    return F.mse_loss(x_hat, x, reduction="sum") / len(x)  # one pass each way
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from harness import ActivationBatch, LossTerms, Trainer, TrainerOptions, TrainState
+from harness.training.active import active_latents
 
 from ..saes.jumprelu import JumpReLUFunction, StepFunction
 from .common import squared_error, start_at_median
@@ -49,19 +50,20 @@ class JumpReLUTrainer(Trainer):
         sae.log_threshold.fill_(float(value.clamp_min(1e-3).log()))
 
     def loss(self, sae: Any, batch: ActivationBatch, state: TrainState) -> LossTerms:
-        x = batch.activations
-        z = sae.pre_activations(x).relu()
-        threshold = sae.threshold
-        codes = JumpReLUFunction.apply(z, threshold, self.options.bandwidth)
-        x_hat = sae.decode(codes)
-        active = StepFunction.apply(z, threshold, self.options.bandwidth)
-        l0 = active.sum(-1).mean()  # type: ignore[union-attr]
+        x, width = batch.activations, self.options.bandwidth
+        # A pair has value or gradient only above the lower edge of its window.
+        edge = (sae.threshold.detach() - width / 2).clamp_min(0)
+        active = active_latents(x, sae.W_enc, sae.b_enc, sae.b_dec, above=edge)
+        z, threshold = active.z.relu(), active.of(sae.threshold)
+        codes = JumpReLUFunction.apply(z, threshold, width)
+        x_hat = active.decode(codes, sae.W_dec, sae.b_dec)  # type: ignore[arg-type]
+        l0 = StepFunction.apply(z, threshold, width).sum() / len(x)  # type: ignore[union-attr]
         assert state.target_l0 is not None, "the loop gives a method with sparsity='target' its target"
         sse = squared_error(x, x_hat)
         return LossTerms(
             values={"sse": sse, "l0": (l0 / state.target_l0 - 1).square()},
             weights={"sse": 1.0, "l0": self.options.l0_weight * float(sse.detach())},
-            codes=codes,  # type: ignore[arg-type]
+            codes=active.codes(codes),  # type: ignore[arg-type]
             reconstruction=x_hat,
         )
 

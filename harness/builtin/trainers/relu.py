@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from harness import ActivationBatch, LossTerms, Trainer, TrainState
+from harness.training.active import active_latents
 
 from .common import squared_error, start_at_median
 
@@ -22,11 +23,12 @@ class ReluTrainer(Trainer):
 
     def loss(self, sae: Any, batch: ActivationBatch, state: TrainState) -> LossTerms:
         x = batch.activations
-        codes = sae.encode(x)
-        x_hat = sae.decode(codes)
+        active = active_latents(x, sae.W_enc, sae.b_enc, sae.b_dec, above=0.0)
+        values = active.z.relu()
+        x_hat = active.decode(values, sae.W_dec, sae.b_dec)
         return LossTerms(
-            values={"sse": squared_error(x, x_hat), "l1": codes.sum(-1).mean()},
+            values={"sse": squared_error(x, x_hat), "l1": values.sum() / len(x)},
             weights={"sse": 1.0, "l1": state.coefficient},
-            codes=codes,
+            codes=active.codes(values),
             reconstruction=x_hat,
         )

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from harness import SparseCodes
-from harness.training.kernels import l1_difference
+from harness import RaggedCodes, SparseCodes
+from harness.training.code_distance import l1_difference, select_tokens, token_sums
 
 EPS = 1e-8
 """Keeps 0/0 at 0 where both codes are empty; far below any code's sum in inputs of mean norm sqrt(d_in)."""
 
-Codes = SparseCodes | Tensor
+Codes = SparseCodes | RaggedCodes | Tensor
 
 
 def absolute_distance(a: Codes, b: Codes) -> Tensor:
-    """[n]: sum_i |a_i - b_i| of each token. Sparse codes cost O(n·k²), over the union of both supports."""
-    if isinstance(a, SparseCodes) and isinstance(b, SparseCodes):
-        return l1_difference(a, b)
-    if isinstance(a, SparseCodes) or isinstance(b, SparseCodes):
+    """[n]: sum_i |a_i - b_i| of each token; of sparse codes over the union of both supports."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return (a - b).abs().sum(-1)
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
         raise TypeError("the codes of both tokens come from one encoder: both sparse or both dense")
-    return (a - b).abs().sum(-1)
+    return l1_difference(a, b)
 
 
 def relative_distance(a: Codes, b: Codes) -> Tensor:
@@ -33,7 +33,7 @@ def relative_distance(a: Codes, b: Codes) -> Tensor:
 
 def l1_norm(codes: Codes) -> Tensor:
     """[n]: sum of the code values of each token (they are not negative)."""
-    return codes.values.sum(-1) if isinstance(codes, SparseCodes) else codes.sum(-1)
+    return codes.sum(-1) if isinstance(codes, Tensor) else token_sums(codes)
 
 
 def distance_to_nothing(codes: Codes, *, relative: bool) -> Tensor:
@@ -46,6 +46,4 @@ def select(codes: Codes, rows: Tensor) -> Codes:
     """The codes of the tokens where rows [n] bool holds."""
     if bool(rows.all()):
         return codes  # the usual batch: no copy, and no scatter in the backward pass
-    if isinstance(codes, SparseCodes):
-        return SparseCodes(codes.indices[rows], codes.values[rows])
-    return codes[rows]
+    return codes[rows] if isinstance(codes, Tensor) else select_tokens(codes, rows)

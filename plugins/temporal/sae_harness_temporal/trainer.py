@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness import SAE, ActivationBatch, ConfigError, LossTerms, Options, SparseCodes, Trainer, TrainState
+from harness import SAE, ActivationBatch, ConfigError, LossTerms, Options, Trainer, TrainState
 
 from .penalties import Codes, absolute_distance, distance_to_nothing, relative_distance, select
 from .strength import AdaptiveFactor, RelativeScale
@@ -119,7 +119,7 @@ class TemporalTrainer(Trainer):
         if len(partner) == 0:
             return partner.new_zeros(())
         with torch.no_grad() if self.options.stop_grad == "prev" else nullcontext():
-            previous = sae.encode_sparse(partner) if isinstance(codes, SparseCodes) else sae.encode(partner)
+            previous = sae.encode(partner) if isinstance(codes, Tensor) else sae.encode_sparse(partner)
         distance = relative_distance if self.options.penalty == "rel" else absolute_distance
         return distance(select(codes, valid), previous).mean()
 
