@@ -14,6 +14,7 @@ from .activations.keys import STORE_VERSION, store_inputs
 from .activations.sources import LMSource, resolve_lm, resolve_text
 from .artefacts.cache import Cache
 from .artefacts.key import artefact_key, source_sha256
+from .compute import Compute
 from .config import SuiteConfig
 from .data.text_source import TextSource
 from .interfaces.specs import EvaluatorSpec, MetricSpec
@@ -72,8 +73,11 @@ class Job:
 class Bench:
     """One suite on this machine: its data, the catalogue and the cache."""
 
-    def __init__(self, suite: SuiteConfig, catalogue: Catalogue, cache: Cache, *, device: str = "cpu") -> None:
-        self.suite, self.catalogue, self.cache, self.device = suite, catalogue, cache, device
+    def __init__(
+        self, suite: SuiteConfig, catalogue: Catalogue, cache: Cache, *, compute: Compute | None = None
+    ) -> None:
+        self.suite, self.catalogue, self.cache = suite, catalogue, cache
+        self.compute = compute or Compute()
         # Code is hashed once, before it is imported: an edit while a run goes on must not get the run's results.
         self._code: dict[tuple[str, Any], str] = {}
 
@@ -92,7 +96,7 @@ class Bench:
         """The LM; its weights are read on first use."""
         from .activations.language_model import load_language_model
 
-        return load_language_model(self.suite.lm, self.lm_source, device=self.device)
+        return load_language_model(self.suite.lm, self.lm_source, device=self.compute.device)
 
     def tokens_key_inputs(self, split: Any) -> dict[str, Any]:
         """What the sequences of a split depend on."""
@@ -219,7 +223,8 @@ class Bench:
             "store_version": STORE_VERSION,
             "method_code": self.method_code(method),
             "training_code": self._hashed("training", "", lambda: source_sha256("harness", only=_TRAINING_CODE)),
-            "device": self.device.partition(":")[0],
+            "device": self.compute.kind,
+            "precision": self.compute.precision,
         }
 
     def record_inputs(self, job: Job) -> dict[str, Any]:

@@ -41,27 +41,13 @@ def run(
     found = {job: None if retrain else bench.find_record(job) for job in jobs}
     missing = [job for job, record in found.items() if record is None]
     if missing:
-        check_device(bench.device)
+        bench.compute.check()
         trained = train(bench, missing, progress=progress, retrain=retrain)
         found.update(evaluate(bench, trained, progress=progress, command=command, replace=retrain))
     records = [found[job] for job in jobs]
     if any(record is None for record in records):
         raise RecordError("A job ended without a record: this is a bug, please report it.")
     return [record for record in records if record is not None]
-
-
-def check_device(name: str) -> None:
-    """Raises ConfigError unless tensors can be put on the device called `name`."""
-    import torch
-
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        raise ConfigError(f"--device {name!r} is no device: give cpu, cuda or cuda:N.") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"--device {name}: torch sees no CUDA device here. Leave it out to compute on the CPU.")
-    if kind not in ("cpu", "cuda"):
-        raise ConfigError(f"--device {name}: only cpu and cuda are supported.")
 
 
 def train(bench: Bench, jobs: Sequence[Job], *, progress: Progress, retrain: bool = False) -> dict[Job, Path]:
@@ -75,13 +61,31 @@ def train(bench: Bench, jobs: Sequence[Job], *, progress: Progress, retrain: boo
     todo = [job for job in jobs if retrain or bench.cache.find("sae", inputs[job], TRAIN_VERSION) is None]
     for contiguous in (False, True):
         group = [job for job in todo if ("contiguous" in job.method.needs) == contiguous]
-        if group:
-            _train_cohort(bench, group, inputs, progress, retrain)
+        for part in _parts(bench, group, progress):
+            _train_cohort(bench, part, inputs, progress, retrain)
     folders = {job: bench.cache.find("sae", inputs[job], TRAIN_VERSION) for job in jobs}
     lost = [job.label for job, folder in folders.items() if folder is None]
     if lost:
         raise ConfigError(f"Trained SAEs vanished from the cache while running: {', '.join(lost)}. Run again.")
     return {job: folder for job, folder in folders.items() if folder is not None}
+
+
+def _parts(bench: Bench, jobs: Sequence[Job], progress: Progress) -> list[list[Job]]:
+    """The jobs that train together: as many as the memory limit allows."""
+    if not jobs:
+        return []
+    from .training.cohort import footprint, parts
+
+    suite, d_in = bench.suite, bench.store("train", progress).d_in
+    footprints = []
+    for job in jobs:
+        sae = build(job.method, d_in=d_in, d_sae=suite.d_sae, target_l0=job.target_l0)[1]
+        passes = 2 if "pairs" in job.method.needs else 1
+        footprints.append(footprint(job.label, sae, suite.batch_size, passes=passes))
+    found = parts(footprints, bench.compute.memory_limit())
+    if len(found) > 1:
+        progress.note(f"{len(jobs)} SAEs train in {len(found)} parts, to stay within the memory limit.")
+    return [[jobs[number] for number in part] for part in found]
 
 
 def _train_cohort(
@@ -100,7 +104,9 @@ def _train_cohort(
         store = bench.store("train", progress)
         needs = frozenset().union(*(job.method.needs for job in jobs))
         kind = "contiguous" if "contiguous" in needs else "pairs" if "pairs" in needs else "iid"
-        stream = Sampler(store, batch_size=suite.batch_size, seed=suite.stream_seed, kind=kind, device=bench.device)
+        stream = Sampler(
+            store, batch_size=suite.batch_size, seed=suite.stream_seed, kind=kind, device=bench.compute.device
+        )
         fit_jobs = [_fit_job(bench, job, store.d_in) for job in jobs]
         work = cache.working_folder("cohort", cohort, TRAIN_VERSION)
         n_trained = sum(job.trained for job in fit_jobs)
@@ -110,7 +116,8 @@ def _train_cohort(
             n_steps=suite.n_steps,
             batch_size=suite.batch_size,
             dead_after_tokens=max(1, int(suite.dead_after_fraction * suite.n_tokens)),
-            device=bench.device,
+            device=bench.compute.device,
+            precision=bench.compute.precision,
             resume_folder=work,
             progress=lambda report: progress.step(report, n_trained),
         )
@@ -156,6 +163,7 @@ def _keep_sae(
         "l0_reached": result.l0_reached,
         "dead_latents": result.dead_latents,
         "input_scale": scale,
+        "precision": bench.compute.precision,
         "wall_seconds": round(result.wall_seconds, 3),
         "peak_memory_mib": peak_memory_mib(),
         "log": list(result.log),
@@ -186,7 +194,7 @@ def evaluate(
             record = None if replace else bench.find_record(job)
             if record is None:
                 sae, facts = _saved(bench, job, folder, progress)
-                outcomes = measure(bench, sae.to(bench.device), bench.evaluators(job.method), context, progress)
+                outcomes = measure(bench, sae.to(bench.compute.device), bench.evaluators(job.method), context, progress)
                 record = _record(bench, job, sae, facts, outcomes, command)
                 if not any(entry.status == "failed" for entry in record.evaluations.values()):
                     if replace:
@@ -234,7 +242,7 @@ def eval_context(bench: Bench, progress: Progress) -> StoreEvalContext:
         language_model=bench.language_model,
         lm_sha256=bench.lm_source.weights_sha256,
         cache=bench.cache,
-        device=bench.device,
+        device=bench.compute.device,
     )
 
 
@@ -305,5 +313,5 @@ def _record(
             name: EvaluationEntry(status=o.status, reason=o.reason, wall_seconds=round(o.wall_seconds, 3))
             for name, o in outcomes.items()
         },
-        provenance=provenance(bench.suite, method.distribution, method.version, bench.device, command),
+        provenance=provenance(bench.suite, method.distribution, method.version, bench.compute.device, command),
     )

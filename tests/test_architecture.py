@@ -32,8 +32,9 @@ _EVALUATION = {"evaluation", *_ACTIVATIONS}
 _METHODS = {"methods", "artefacts.key", "plugins", *_INTERFACES}
 _REGISTRY = {"registry", "paths", *_CONFIG, *_PLUGINS}
 _EXECUTION = {"execution", *_TRAINING, *_EVALUATION}
-_BENCH = {"bench", *_ACTIVATIONS, *_EVALUATION, *_TRAINING, *_RESULTS, *_METHODS, *_REGISTRY}
-_PIPELINE = {"pipeline", "bench", "provenance", *_EXECUTION, *_RESULTS, *_METHODS, *_REGISTRY}
+_COMPUTE = {"compute", *_FOUNDATION}
+_BENCH = {"bench", *_COMPUTE, *_ACTIVATIONS, *_EVALUATION, *_TRAINING, *_RESULTS, *_METHODS, *_REGISTRY}
+_PIPELINE = {"pipeline", "bench", "compute", "provenance", *_EXECUTION, *_RESULTS, *_METHODS, *_REGISTRY}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -53,12 +54,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": {"results.record", "artefacts.key", *_CONFIG},
     "results": _RESULTS,
     "report": {"report", *_RESULTS},
+    "compute": _COMPUTE,
     "bench": _BENCH,
     "pipeline": _PIPELINE,
     # The kit drives the rooms below the pipeline; it knows no built-in and no command.
     "testing": {"testing", *_TRAINING, *_EVALUATION, *_METHODS},
     # `check` and `plugins new` are the commands that need the kit.
-    "cli": {"cli", "report", "testing.checks", "testing.scaffold", *_PIPELINE},
+    "cli": {"cli", "compute", "report", "testing.checks", "testing.scaffold", *_PIPELINE},
 }
 """Room (a folder or file of harness/) -> what it may import; `a.b` allows that one module."""
 

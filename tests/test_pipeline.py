@@ -13,11 +13,13 @@ import pytest
 from harness.artefacts.cache import Cache, CacheWarning
 from harness.bench import RECORD_VERSION, TRAIN_VERSION, Bench, Job
 from harness.cli.progress import BarProgress
+from harness.compute import Compute
 from harness.errors import CacheError, ConfigError, DiskSpaceError, HookpointError, NonFiniteError, RecordError
-from harness.methods import resolve_method
+from harness.methods import build, resolve_method
 from harness.pipeline import evaluate, run, train
 from harness.plugins import load_catalogue
 from harness.registry import load_registry
+from harness.training.cohort import footprint
 
 QUIET = BarProgress(quiet=True)
 RUN = ("run", "topk", "--suite", "micro", "--quiet")
@@ -87,6 +89,27 @@ def test_an_sae_of_a_cohort_is_the_one_trained_alone(project, micro):
     [alone] = run(bench_of(project, **only()), jobs_of(bench_of(project, **only())), progress=QUIET)
     together = [r for r in micro.json(*RUN) if (r["training"]["target_l0"], r["training"]["seed"]) == (4, 0)]
     assert project.stable([alone]) == project.stable(together)
+
+
+def test_a_memory_limit_splits_the_cohort_and_changes_no_sae(project, micro, capsys):
+    whole = project.stable([r for r in micro.json(*RUN) if r["training"]["target_l0"] == 4])
+    shutil.rmtree(project.cache / "sae")
+    shutil.rmtree(project.cache / "record")
+    bench = bench_of(project, l0_grid=(4,))
+    sae = build(jobs_of(bench)[0].method, d_in=bench.store("train", QUIET).d_in, d_sae=bench.suite.d_sae, target_l0=4)[
+        1
+    ]
+    one = footprint("one", sae, bench.suite.batch_size)
+    bench.compute = Compute(max_memory=2 * one.held + one.step)
+    split = run(bench, jobs_of(bench), progress=BarProgress())
+    assert "3 SAEs train in 2 parts" in capsys.readouterr().err
+    assert project.stable(split) == whole
+
+
+def test_a_memory_limit_no_sae_fits_in_is_told(micro):
+    result = micro.invoke(*RUN, "--retrain", "--max-memory", "10kB")
+    assert result.exit_code == 2
+    assert "more than the limit of 10.0 kB. Raise --max-memory" in result.stderr
 
 
 # What is reused

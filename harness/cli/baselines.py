@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ..bench import Bench
+from ..compute import Compute
 from ..errors import BaselineError, RecordError
 from ..methods import resolve_method
 from ..pipeline import run
@@ -19,7 +20,7 @@ from ..results.baseline_store import BaselineStore
 from ..results.comparison import protocol_line
 from ..results.record import Record
 from .context import AppContext, pass_app
-from .options import chosen_suite, device_option, suite_option, table_options
+from .options import chosen_suite, compute_options, suite_option, table_options
 from .progress import BarProgress
 
 
@@ -77,13 +78,15 @@ def show(app: AppContext, method: str, suite_name: str, as_json: bool, fmt: str)
 @click.argument("methods", nargs=-1, required=True)
 @suite_option
 @click.option("--replace", is_flag=True, help="Replace records that are stored.")
-@device_option
+@compute_options
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @pass_app
-def build(app: AppContext, methods: tuple[str, ...], suite_name: str, replace: bool, device: str, quiet: bool) -> None:
+def build(
+    app: AppContext, methods: tuple[str, ...], suite_name: str, replace: bool, compute: Compute, quiet: bool
+) -> None:
     """Train and evaluate METHODS over a suite, all from one stream, and store their records."""
     suite = chosen_suite(app, suite_name)
-    bench = Bench(suite, app.catalogue, app.cache, device=device)
+    bench = Bench(suite, app.catalogue, app.cache, compute=compute)
     jobs = {name: bench.jobs(resolve_method(app.catalogue, name, suite_options=suite.options)) for name in methods}
     progress = BarProgress(quiet=quiet)
     told = f"sae-harness baselines build {' '.join(jobs)} --suite {suite.name}"

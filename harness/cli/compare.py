@@ -7,6 +7,7 @@ import json
 import click
 
 from ..bench import Bench
+from ..compute import Compute
 from ..config import SuiteConfig
 from ..errors import BaselineError
 from ..methods import Method, resolve_method
@@ -17,7 +18,7 @@ from ..results.baseline_store import BaselineStore
 from ..results.comparison import compare, protocol_line
 from ..results.record import Record
 from .context import AppContext, pass_app
-from .options import chosen_metrics, chosen_suite, device_option, grid_options, suite_option, table_options
+from .options import chosen_metrics, chosen_suite, compute_options, grid_options, suite_option, table_options
 from .progress import BarProgress
 
 
@@ -47,7 +48,7 @@ from .progress import BarProgress
     type=click.Choice(["worse", "not-comparable"]),
     help="Exit 1 where any verdict is this.",
 )
-@device_option
+@compute_options
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @pass_app
 @click.pass_context
@@ -70,10 +71,10 @@ def command(
     allow_tainted: bool,
     fail_on: str | None,
     quiet: bool,
-    device: str,
+    compute: Compute,
 ) -> None:
     suite = chosen_suite(app, suite_name, n_seeds, l0s)
-    bench = Bench(suite, app.catalogue, app.cache, device=device)
+    bench = Bench(suite, app.catalogue, app.cache, compute=compute)
     metrics = bench.metrics(chosen_metrics(metric_names))
     progress = BarProgress(quiet=quiet)
     store = BaselineStore(app.paths.baselines)

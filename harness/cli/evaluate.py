@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from ..bench import Bench
+from ..compute import Compute
 from ..errors import CheckpointError
-from ..pipeline import check_device, eval_context, measure
+from ..pipeline import eval_context, measure
 from ..report.record_tables import outcomes_table
 from .context import AppContext, pass_app
 from .options import chosen_metrics, chosen_suite, device_option, suite_option, table_options
@@ -45,12 +46,13 @@ def command(
 ) -> None:
     from ..training.checkpoint import load_sae, read_config
 
+    compute = Compute(device=device)
     suite = chosen_suite(app, suite_name)
-    bench = Bench(suite, app.catalogue, app.cache, device=device)
+    bench = Bench(suite, app.catalogue, app.cache, compute=compute)
     metrics = bench.metrics(chosen_metrics(metric_names))
     meta = read_config(path)
     sae = load_sae(path, lambda name: app.catalogue.sae(name).load())  # type: ignore[arg-type]
-    check_device(device)
+    compute.check()
     progress = BarProgress(quiet=quiet)
     context = eval_context(bench, progress)
     if meta["d_in"] != context.d_in:
@@ -59,7 +61,7 @@ def command(
             "Name the suite it was trained on with --suite."
         )
     evaluators = [bench.catalogue.evaluator(name) for name in bench.catalogue.evaluators]
-    outcomes = measure(bench, sae.to(device), evaluators, context, progress)
+    outcomes = measure(bench, sae.to(compute.device), evaluators, context, progress)
     progress.close()
     failed = [name for name, outcome in outcomes.items() if outcome.status == "failed"]
     if as_json:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
+from ..compute import Compute
 from ..config import SuiteConfig
 from ..errors import ConfigError
 from ..interfaces.specs import Option
 from .context import AppContext
+from .quantity import SIZE
 
 FORMATS = ("plain", "md", "github", "csv")
 
@@ -36,6 +39,29 @@ def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--device", default="cpu", show_default=True, metavar="NAME", help="Where to compute: cpu, cuda or cuda:N."
     )
     return option(command)
+
+
+def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--device`, `--precision` and `--max-memory` of a command that trains, given to it as `compute`."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, device: str, precision: Any, max_memory: float | None, **rest: Any) -> Any:
+        limit = None if max_memory is None else int(max_memory)
+        return command(*args, compute=Compute(device=device, precision=precision, max_memory=limit), **rest)
+
+    precision = click.option(
+        "--precision",
+        type=click.Choice(["float32", "bfloat16"]),
+        default="float32",
+        show_default=True,
+        help="Of the matrix products in training; bfloat16 on a GPU only.",
+    )
+    memory = click.option(
+        "--max-memory",
+        type=SIZE,
+        help="What SAEs that train together may take, such as 8GB [default: 80 % of the machine's or GPU's memory].",
+    )
+    return device_option(precision(memory(wrapped)))
 
 
 def table_options(command: Callable[..., Any]) -> Callable[..., Any]:

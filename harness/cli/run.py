@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from ..bench import TRAIN_VERSION, Bench, Job
+from ..compute import Compute
 from ..errors import ConfigError
 from ..methods import resolve_method
 from ..pipeline import run
@@ -20,7 +21,7 @@ from .context import AppContext, pass_app
 from .options import (
     chosen_metrics,
     chosen_suite,
-    device_option,
+    compute_options,
     grid_options,
     parse_settings,
     suite_option,
@@ -45,7 +46,7 @@ from .progress import BarProgress
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Copy each saved SAE into this folder.")
 @click.option("--retrain", is_flag=True, help="Train and evaluate again what the cache holds.")
 @table_options
-@device_option
+@compute_options
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @pass_app
 def command(
@@ -61,10 +62,10 @@ def command(
     as_json: bool,
     fmt: str,
     quiet: bool,
-    device: str,
+    compute: Compute,
 ) -> None:
     suite = chosen_suite(app, suite_name, n_seeds, l0s)
-    bench = Bench(suite, app.catalogue, app.cache, device=device)
+    bench = Bench(suite, app.catalogue, app.cache, compute=compute)
     metrics = bench.metrics(chosen_metrics(metric_names))
     method = resolve_method(app.catalogue, method_name, suite_options=suite.options, overrides=parse_settings(settings))
     progress = BarProgress(quiet=quiet)

@@ -86,6 +86,8 @@ class TrainingEntry:
     input_scale: float
     wall_seconds: float
     peak_memory_mib: float
+    precision: str = "float32"
+    """Of the matrix products; weights and sums are float32 always."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

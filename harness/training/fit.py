@@ -82,10 +82,17 @@ class _Slot:
     """One SAE of the cohort with its optimiser, controller and counters."""
 
     def __init__(
-        self, job: FitJob, n_steps: int, batch_size: int, dead_after_tokens: int, device: torch.device | str
+        self,
+        job: FitJob,
+        n_steps: int,
+        batch_size: int,
+        dead_after_tokens: int,
+        device: torch.device | str,
+        precision: str,
     ) -> None:
         self.job, self.n_steps, self.batch_size = job, n_steps, batch_size
-        self.dead_after_tokens, self.device = dead_after_tokens, device
+        self.dead_after_tokens, self.device = dead_after_tokens, torch.device(device)
+        self.autocast = precision == "bfloat16"
         # On the CPU whatever the device, so that a seed means the same weights everywhere.
         self.generator = torch.Generator().manual_seed(job.seed)
         self.options = job.trainer.optimiser_options()
@@ -133,12 +140,13 @@ class _Slot:
             dead=dead,
             generator=self.generator,
         )
-        terms = job.trainer.loss(job.sae, batch, state)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            terms = job.trainer.loss(job.sae, batch, state)
         weighted = self._check_finite(terms, step)
-        optimiser.zero_grad()
         terms.total.backward()
         factor = self._apply_gradient(optimiser, step)
         job.trainer.after_step(job.sae, state)
+        optimiser.zero_grad()  # now, not at the next step: of a whole cohort only one SAE holds gradients
         l0 = self._count(terms.codes, len(batch))
         if self.controller:
             self.controller.update(l0)
@@ -253,11 +261,14 @@ def fit(
     batch_size: int,
     dead_after_tokens: int,
     device: torch.device | str = "cpu",
+    precision: str = "float32",
     resume_folder: Path | None = None,
     save_every_s: float = 60.0,
     progress: Callable[[StepReport], None] | None = None,
 ) -> list[FitResult]:
     """Train every job on the same batches; results in the order of `jobs`. `stream` gives its batches on `device`.
+
+    With precision `bfloat16` the loss makes its matrix products in it (autocast); weights and sums stay float32.
 
     With `resume_folder`, the cohort's state is saved there about every `save_every_s` seconds, and a run that
     finds one goes on from it: it ends bit-identical to one that was never interrupted.
@@ -265,7 +276,7 @@ def fit(
     Raises:
         NonFiniteError: a loss, gradient or parameter is NaN or infinite; the message names step and term.
     """
-    slots = [_Slot(job, n_steps, batch_size, dead_after_tokens, device) for job in jobs]
+    slots = [_Slot(job, n_steps, batch_size, dead_after_tokens, device, precision) for job in jobs]
     trained = [slot for slot in slots if slot.job.trained]
     start = 0
     saved = load_state(resume_folder) if resume_folder is not None and trained else None

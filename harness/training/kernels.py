@@ -30,8 +30,8 @@ def token_chunks(x: Tensor, d_sae: int, buffer_bytes: int | None = None) -> tupl
 
 
 def pre_activations(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
-    """[n, d_sae] = x W_enc + b_enc."""
-    return torch.mm(x, W_enc).add_(b_enc)  # `addmm` copies the bias to all rows first: a sixth of its time
+    """[n, d_sae] = x W_enc + b_enc, of x's dtype also where autocast makes the product in another."""
+    return torch.mm(x, W_enc).to(x.dtype).add_(b_enc)  # `addmm` copies the bias to all rows first: a sixth of its time
 
 
 def _even_offsets(n: int, k: int, like: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ equal inputs give equal bits.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from functools import cache
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -30,10 +32,8 @@ def segment_sum(columns: Tensor, offsets: Tensor, weights: Tensor, table: Tensor
         weights: [nnz], of the table's dtype.
         table: [m, d], contiguous.
     """
-    if table.is_cuda and _has_triton():
-        from . import triton_ops
-
-        return triton_ops.segment_sum(columns, offsets, weights, table)
+    if table.is_cuda and (gpu := _triton_ops()):
+        return gpu.segment_sum(columns, offsets, weights.contiguous(), table)
     return F.embedding_bag(
         columns, table, offsets, mode="sum", per_sample_weights=weights.contiguous(), include_last_offset=True
     )
@@ -43,10 +43,8 @@ def slot_dots(grad: Tensor, slots: SlotsByColumn, offsets: Tensor, table: Tensor
     """[nnz]: for each slot the dot product of its segment's row of `grad` [n_segments, d] with its column's row of
     `table` [n_columns, d]: the gradient of `segment_sum` with respect to its weights."""
     grad = grad.contiguous()
-    if table.is_cuda and _has_triton():
-        from . import triton_ops
-
-        return triton_ops.segment_dots(grad, slots.columns, offsets, table).to(grad.dtype)
+    if table.is_cuda and (gpu := _triton_ops()):
+        return gpu.segment_dots(grad, slots.columns, offsets, table).to(grad.dtype)
     # By column, so that the table is read once and in order: at 18,432 x 2,304 four times as fast as by segment.
     order, segments, _ = slots.grouped()
     columns = slots.columns[order].int()
@@ -128,5 +126,6 @@ def top_k(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _triton_ops() -> ModuleType | None:
+    """The GPU's kernels; None where triton is not installed. One that is installed and broken raises."""
+    return None if importlib.util.find_spec("triton") is None else importlib.import_module(f"{__package__}.triton_ops")

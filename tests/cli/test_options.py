@@ -95,9 +95,9 @@ def test_metrics_are_names_with_commas_between():
 def test_a_device_that_cannot_be_used_is_told(device: str, says: str, monkeypatch: pytest.MonkeyPatch):
     import torch
 
-    from harness.pipeline import check_device
+    from harness.compute import Compute
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=says):
-        check_device(device)
-    check_device("cpu")
+        Compute(device=device).check()
+    Compute(device="cpu").check()

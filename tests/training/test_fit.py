@@ -183,3 +183,16 @@ def test_a_seed_trains_to_the_same_loss_on_every_device(device, stream, make_job
         (reference,) = fit([make_job(kind)], stream, n_steps=5, **SETTINGS)
         (result,) = fit([make_job(kind)], OnDevice(stream, device), n_steps=5, device=device, **SETTINGS)
         assert result.final_loss == pytest.approx(reference.final_loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["topk", "relu", "jumprelu"])
+def test_bfloat16_products_with_float32_weights_train_nearly_the_same(kind, stream, make_job):
+    """The CPU twin of training in bfloat16 on a GPU."""
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        job = make_job(kind)
+        [result] = fit([job], stream, n_steps=60, batch_size=256, dead_after_tokens=5000, precision=precision)
+        assert all(p.dtype == torch.float32 for p in result.sae.parameters())
+        losses[precision] = result.final_terms["sse"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+    assert losses["bfloat16"] != losses["float32"]
