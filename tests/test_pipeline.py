@@ -96,9 +96,8 @@ def test_a_memory_limit_splits_the_cohort_and_changes_no_sae(project, micro, cap
     shutil.rmtree(project.cache / "sae")
     shutil.rmtree(project.cache / "record")
     bench = bench_of(project, l0_grid=(4,))
-    sae = build(jobs_of(bench)[0].method, d_in=bench.store("train", QUIET).d_in, d_sae=bench.suite.d_sae, target_l0=4)[
-        1
-    ]
+    sizes = {"d_in": bench.store("train", QUIET).d_in, "d_sae": bench.suite.d_sae}
+    _, sae = build(jobs_of(bench)[0].method, target_l0=4, **sizes)
     one = footprint("one", sae, bench.suite.batch_size)
     bench.compute = Compute(max_memory=2 * one.held + one.step)
     split = run(bench, jobs_of(bench), progress=BarProgress())
