@@ -24,7 +24,7 @@ from .kernels import SegmentDecode, encoder_gradients, pre_activations, token_ch
 from .sparse_ops import SlotsByColumn, segment_of_slot, top_k
 
 MAX_DENSITY = 1 / 8
-"""Share of active pairs above which the dense path is taken. Both cost the same at .15 to .25, at every size measured."""
+"""Share of active pairs above which the dense path is taken. Both cost the same at .15 to .25, at each size tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
