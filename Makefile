@@ -6,7 +6,7 @@ PLUGINS := $(wildcard plugins/*/pyproject.toml)
 # Spinning thread barriers cost a factor of 2 to 5 beside any busy neighbour.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: compare test test-all check docs bench clean
+.PHONY: compare test test-all check docs bench bench-quality clean
 
 compare: $(VENV)/.installed
 	$(BIN)/sae-harness compare temporal --baseline topk
@@ -26,6 +26,10 @@ docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python benchmarks/speed.py
+
+bench-quality: $(VENV)/.installed
 	$(BIN)/python benchmarks/quality_vs_peers.py
 
 # Rebuilt when a requirement changes; pip does nothing where all is installed.

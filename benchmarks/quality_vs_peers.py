@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from peer_environment import PeerError, PeerProcess, ensure_environment
+from peer_environment import DEFAULT_FOLDER, PeerError, PeerProcess, ensure_environment
 from quality_report import Peer, Run, report, table
 
 from harness import __version__
@@ -46,8 +46,8 @@ HERE = Path(__file__).resolve().parent
 @click.option(
     "--environment",
     type=click.Path(path_type=Path, file_okay=False),
-    default=HERE.parent / ".cache" / "peer-environment",
-    help="The peer's virtual environment, made if need be [default: .cache/peer-environment].",
+    default=DEFAULT_FOLDER / "dictionary_learning",
+    help="The peer's virtual environment, made if need be [default: .cache/peers/dictionary_learning].",
 )
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of either side.")
 @click.option("--format", "fmt", type=click.Choice(FORMATS), default="plain", show_default=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -13,17 +12,6 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a module of benchmarks/, which is a folder of scripts and no package."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-    def loaded(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    return loaded
 
 
 def _run(module: ModuleType, label: str, seed: int, value: float, *, codes: str = "top_k", cpu: float = 1.0) -> Any:
@@ -119,9 +107,10 @@ def test_an_environment_that_cannot_be_made_is_told(load: Any, tmp_path: Path) -
         module.ensure_environment(tmp_path / "file")
 
 
-def test_requirements_pin_the_torch_that_the_harness_is_tested_with(load: Any) -> None:
+def test_requirements_pin_the_torch_and_transformers_that_the_harness_is_tested_with(load: Any) -> None:
     module = load("peer_environment")
-    pinned = module.pinned((BENCHMARKS / "requirements-peers.txt").read_text())
     constraints = module.pinned((BENCHMARKS.parent / "constraints.txt").read_text())
-    (torch_pin,) = [pin for pin in pinned if pin.startswith("torch==")]
-    assert torch_pin in constraints
+    for peer in module.PEERS.values():
+        pinned = module.pinned(peer.requirements.read_text())
+        assert [pin for pin in pinned if pin.startswith(("torch==", "transformers=="))] == constraints[:2]
+        assert any(pin.startswith(f"{peer.distribution}==") for pin in pinned)
