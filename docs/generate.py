@@ -133,7 +133,8 @@ CLASSES = {
     "sae": ("SAE", "SparseCodes", "SAEConfig"),
     "trainer": ("Trainer", "TrainerOptions", "TrainState", "LossTerms"),
     "batch": ("ActivationBatch", "SequenceBatch"),
-    "evaluator": ("Evaluator", "EvalContext", "LanguageModelView"),
+    "evaluator": ("Evaluator", "EvalContext", "EncodedBatch", "NextTokenLosses", "LanguageModelView"),
+    "truth": ("WorldTruth",),
 }
 """Module of harness/interfaces -> the classes a plugin implements or is given."""
 

@@ -31,9 +31,12 @@ _HOME = {
     "Trainer": "interfaces.trainer",
     "TrainerOptions": "interfaces.trainer",
     "TrainState": "interfaces.trainer",
+    "EncodedBatch": "interfaces.evaluator",
+    "WorldTruth": "interfaces.truth",
     "EvalContext": "interfaces.evaluator",
     "Evaluator": "interfaces.evaluator",
     "LanguageModelView": "interfaces.evaluator",
+    "NextTokenLosses": "interfaces.evaluator",
     "ConfigError": "errors",
     "DataError": "errors",
     "HarnessError": "errors",
@@ -52,9 +55,11 @@ if TYPE_CHECKING:
     from .hookspecs import hookimpl as hookimpl
     from .interfaces.batch import ActivationBatch as ActivationBatch
     from .interfaces.batch import SequenceBatch as SequenceBatch
+    from .interfaces.evaluator import EncodedBatch as EncodedBatch
     from .interfaces.evaluator import EvalContext as EvalContext
     from .interfaces.evaluator import Evaluator as Evaluator
     from .interfaces.evaluator import LanguageModelView as LanguageModelView
+    from .interfaces.evaluator import NextTokenLosses as NextTokenLosses
     from .interfaces.sae import SAE as SAE
     from .interfaces.sae import RaggedCodes as RaggedCodes
     from .interfaces.sae import SAEConfig as SAEConfig
@@ -72,6 +77,7 @@ if TYPE_CHECKING:
     from .interfaces.trainer import Trainer as Trainer
     from .interfaces.trainer import TrainerOptions as TrainerOptions
     from .interfaces.trainer import TrainState as TrainState
+    from .interfaces.truth import WorldTruth as WorldTruth
 
 
 def __getattr__(name: str) -> object:

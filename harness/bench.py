@@ -5,18 +5,22 @@ Importing it loads no torch, and finding records that exist needs none: keys are
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .activations.keys import STORE_VERSION, store_inputs
-from .activations.sources import LMSource, resolve_lm, resolve_text
+from .activations.keys import STORE_VERSION, store_inputs, world_inputs
+from .activations.sources import LMSource, WorldSource, resolve_lm, resolve_text, resolve_world
 from .artefacts.cache import Cache
-from .artefacts.key import artefact_key, source_sha256
+from .artefacts.key import artefact_key, canonical_json, source_sha256
 from .compute import Compute
-from .config import SuiteConfig
+from .config import Dtype, LMConfig, SuiteConfig, TextConfig, WorldConfig
+from .data.labelled import collection_sha256
 from .data.text_source import TextSource
+from .errors import ConfigError
 from .interfaces.specs import EvaluatorSpec, MetricSpec
 from .methods import Method
 from .plugins import Catalogue, Provided
@@ -26,13 +30,22 @@ from .results.record import Record
 if TYPE_CHECKING:
     from .activations.language_model import LanguageModel
     from .activations.store import ActivationStore
+    from .evaluation.texts import TextData
     from .training.fit import StepReport
 
 TRAIN_VERSION = 1
 """Raised when the same inputs would train another SAE for a reason the code hashes do not see."""
 RECORD_VERSION = 1
 _TRAINING_CODE = ("training", "interfaces", "activations/samplers.py")
-_EVALUATION_CODE = ("evaluation", "interfaces", "activations/language_model.py")
+_EVALUATION_CODE = (
+    "evaluation",
+    "interfaces",
+    "activations/hookpoints.py",
+    "activations/language_model.py",
+    "activations/loading.py",
+    "activations/ragged.py",
+    "data/labelled.py",
+)
 
 
 class Progress(Protocol):
@@ -43,7 +56,7 @@ class Progress(Protocol):
         ...
 
     def capture(self, what: str, done: int, total: int) -> None:
-        """Sequences captured."""
+        """Tokens captured; called first with what an earlier run left."""
         ...
 
     def step(self, report: StepReport, n_jobs: int) -> None:
@@ -82,57 +95,114 @@ class Bench:
         self._code: dict[tuple[str, Any], str] = {}
 
     @cached_property
-    def lm_source(self) -> LMSource:
-        """The LM's files with their hashes."""
-        return resolve_lm(self.suite.lm, self.cache.root)
+    def lm_source(self) -> LMSource | WorldSource:
+        """The LM's files with their hashes, or what stands for a world."""
+        world = self.suite.world
+        return self._lm_files if world is None else resolve_world(world)
+
+    @cached_property
+    def _lm_files(self) -> LMSource:
+        return resolve_lm(self._lm_and_text[0], self.cache.root)
+
+    @property
+    def _lm_and_text(self) -> tuple[LMConfig, TextConfig]:
+        lm, text = self.suite.lm, self.suite.text
+        if lm is None or text is None:
+            raise ConfigError(f"Suite {self.suite.name!r} is a synthetic world: it has no language model and no text.")
+        return lm, text
 
     @cached_property
     def text_source(self) -> TextSource:
-        """The text's files with their hash."""
-        return resolve_text(self.suite.text)
+        """The text's files with their hash. Raises ConfigError in a suite of a world."""
+        return resolve_text(self._lm_and_text[1])
 
     @cached_property
-    def language_model(self) -> LanguageModel:
-        """The LM; its weights are read on first use."""
+    def language_model(self) -> LanguageModel | None:
+        """The LM, whose weights are read on first use; None in a suite of a world."""
+        if self.suite.world is not None:
+            return None
         from .activations.language_model import load_language_model
 
-        return load_language_model(self.suite.lm, self.lm_source, device=self.compute.device)
+        return load_language_model(self._lm_and_text[0], self._lm_files, device=self.compute.device)
+
+    @cached_property
+    def text_data(self) -> TextData | None:
+        """Labelled texts and the LM's activations of them; None in a suite of a world."""
+        lm = self.language_model
+        if lm is None:
+            return None
+        from .evaluation.texts import TextData
+
+        config, text = self._lm_and_text
+        return TextData(
+            lm,
+            hookpoint=self.suite.hookpoint,
+            lm_identity={
+                "lm": self.lm_source.weights_sha256,
+                "dtype": config.dtype,
+                "device": self.compute.kind,
+            },
+            collections=self.collections,
+            cache=self.cache,
+            prepend_bos=text.prepend_bos,
+            mask_first=text.mask_first,
+        )
 
     def tokens_key_inputs(self, split: Any) -> dict[str, Any]:
         """What the sequences of a split depend on."""
+        if self.suite.world is not None:
+            return self.store_key_inputs(split)
         from .data.text import token_inputs
 
-        return token_inputs(self.suite.text, self.text_source.sha256, self.lm_source.tokenizer_sha256, split)
+        return token_inputs(self._lm_and_text[1], self.text_source.sha256, self.lm_source.tokenizer_sha256, split)
 
     def store_key_inputs(self, split: Any) -> dict[str, Any]:
         """What the activations of a split depend on."""
+        # Evaluation reads activations at full precision whatever training is stored in.
+        dtype: Dtype = self.suite.store_dtype if split == "train" else "float32"
+        if self.suite.world is not None:
+            return world_inputs(self.suite.world, split, dtype)
         return store_inputs(
             weights_sha256=self.lm_source.weights_sha256,
-            lm_dtype=self.suite.lm.dtype,
+            lm_dtype=self._lm_and_text[0].dtype,
             hookpoint=self.suite.hookpoint,
             tokens=self.tokens_key_inputs(split),
-            # Evaluation reads activations at full precision whatever training is stored in.
-            dtype=self.suite.store_dtype if split == "train" else "float32",
+            dtype=dtype,
         )
 
     def store(self, split: Any, progress: Progress) -> ActivationStore:
-        """The activations of a split, captured if need be."""
+        """The activations of a split, captured if need be; of a world generated, the held-out ones with their truth."""
+        what = "training activations" if split == "train" else "held-out activations"
+        seq_len = self.suite.seq_len
+
+        def told(done: int, total: int) -> None:
+            progress.capture(what, done * seq_len, total * seq_len)
+
+        if self.suite.world is not None:
+            return self._world_store(self.suite.world, split, told)
         from .activations.store import capture_activations, find_store
         from .data.text import tokenize
 
         inputs = self.store_key_inputs(split)
         if found := find_store(self.cache, inputs):
             return found
-        tokenized = tokenize(self.suite.text, self.text_source, self.language_model, split, cache=self.cache)
-        what = "training activations" if split == "train" else "held-out activations"
+        lm = self.language_model
+        assert lm is not None, "the suite is of no world"
+        tokenized = tokenize(self._lm_and_text[1], self.text_source, lm, split, cache=self.cache)
         return capture_activations(
-            self.language_model,
+            lm,
             tokenized,
             self.suite.hookpoint,
             dtype=inputs["dtype"],
             cache=self.cache,
-            progress=lambda done, total: progress.capture(what, done, total),
+            progress=told,
         )
+
+    def _world_store(self, world: WorldConfig, split: Any, progress: Callable[[int, int], None]) -> ActivationStore:
+        from .activations.worlds import world_store
+
+        dtype = self.store_key_inputs(split)["dtype"]
+        return world_store(world, split, dtype=dtype, cache=self.cache, progress=progress)
 
     def protocol(self, d_in: int) -> RecordProtocol:
         """What every record of this suite shares."""
@@ -142,23 +212,39 @@ class Bench:
             lm=self.lm_source.name,
             lm_sha256=self.lm_source.weights_sha256,
             tokenizer_sha256=self.lm_source.tokenizer_sha256,
-            hookpoint=suite.hookpoint,
+            hookpoint="as generated" if suite.world else suite.hookpoint,
             d_in=d_in,
             d_sae=suite.d_sae,
             n_tokens=suite.n_tokens,
             batch_size=suite.batch_size,
             train_data=artefact_key("tokens", self.tokens_key_inputs("train"), 1),
             eval_data=artefact_key("tokens", self.tokens_key_inputs("eval"), 1),
-            seq_len=suite.text.seq_len,
+            seq_len=suite.seq_len,
             store_dtype=suite.store_dtype,
             stream_seed=suite.stream_seed,
             evaluation_seed=suite.evaluation_seed,
         )
 
     def jobs(self, method: Method) -> list[Job]:
-        """The suite's grid for a method: L0 × seeds, or one of each where nothing varies."""
+        """The suite's grid for a method: L0 × seeds, or one of each where nothing varies.
+
+        Raises:
+            ConfigError: the method is a control that must be told the world, and the suite has none.
+        """
+        if "world" in method.needs:
+            method = self._told(method)
         grid: tuple[int | None, ...] = self.suite.l0_grid if method.sparsity != "none" else (None,)
         return [Job(method=method, target_l0=l0, seed=seed) for l0 in grid for seed in self.suite.seeds]
+
+    def _told(self, method: Method) -> Method:
+        """The method with the world in its options, so that SAE, key and record depend on it as on any option."""
+        if self.suite.world is None:
+            raise ConfigError(
+                f"{method.label} knows the true features, and suite {self.suite.name!r} has none: it is a control for "
+                "suites of a synthetic world, such as world-tiny."
+            )
+        told = {**method.options, "world": canonical_json(self.suite.world)}
+        return dataclasses.replace(method, options=told)
 
     def evaluators(self, method: Method) -> list[Provided[EvaluatorSpec]]:
         """The suite's evaluators that are installed, the default ones, and those of the method's own plugin."""
@@ -237,9 +323,20 @@ class Bench:
                 for p in self.evaluators(job.method)
             },
             "listed": list(self.suite.evaluators),
+            **self._texts_inputs(self.evaluators(job.method)),
             "held_out": self.store_key_inputs("eval"),
             "evaluation_seed": self.suite.evaluation_seed,
         }
+
+    @property
+    def collections(self) -> Path:
+        """The folder of fetched labelled texts."""
+        return self.cache.root / "labelled"
+
+    def _texts_inputs(self, evaluators: Sequence[Provided[EvaluatorSpec]]) -> dict[str, Any]:
+        """Hashes of the collections that evaluators read: a record made without one is made anew once it is there."""
+        names = sorted({name for provided in evaluators for name in provided.spec.texts})
+        return {"texts": {name: collection_sha256(self.collections, name) for name in names}} if names else {}
 
     def find_record(self, job: Job) -> Record | None:
         """The job's record, if it was made before."""

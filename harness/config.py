@@ -54,16 +54,117 @@ class TextConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorldConfig:
+    """A synthetic world: activations that are sparse sums of known features. See `harness.data.worlds`.
+
+    The names and meanings are those of SynthSAEBench (arXiv:2602.14687) but for time and forgetting, which it lacks.
+    """
+
+    n_features: int
+    d_in: int
+    seed: int = 0
+    seq_len: int = 128
+    """Tokens of a document; each is one sequence."""
+    n_train_tokens: int
+    n_eval_sequences: int
+    zipf_exponent: float = 0.5
+    p_max: float = 0.4
+    """Firing probability of the most frequent feature."""
+    p_min: float = 0.0005
+    """Firing probability of the least frequent feature."""
+    roots: int = 0
+    """Trees of the hierarchy; its features are the most frequent ones, level by level."""
+    branching: int = 0
+    """Children of a feature that has any."""
+    depth: int = 0
+    """Levels below a root."""
+    exclusive_share: float = 1.0
+    """Share of the parents of which at most one child fires on a token."""
+    compensate: bool = True
+    """Whether a child's own rate is raised, so that for all that its parent may be silent it fires as often as its
+    rank says, or as often as its parent and siblings leave room for."""
+    scale_by_parent: bool = True
+    """Whether a child's magnitude is multiplied by its parent's over the parent's mean."""
+    correlation_rank: int = 0
+    correlation_scale: float = 0.0
+    """Standard deviation of a loading in the Gaussian copula of firings."""
+    magnitude_first: float = 5.0
+    """Mean magnitude of the first feature; linear to `magnitude_last`."""
+    magnitude_last: float = 4.0
+    magnitude_std_mean: float = 0.5
+    """Each feature's standard deviation is |normal(mean, std)| of these two."""
+    magnitude_std_std: float = 0.5
+    bias_norm: float = 0.5
+    orthogonal_steps: int = 100
+    orthogonal_lr: float = 0.0003
+    sticky_share: float = 0.0
+    """Share of the trees, and of the features outside them, whose hidden state lasts."""
+    dwell_min: float = 1.0
+    """Mean tokens between two draws of a hidden state that lasts; log-uniform from here to `dwell_max`."""
+    dwell_max: float = 1.0
+    emission: float = 1.0
+    """Probability that a hidden state that lasts and is on shows on a token."""
+    forget_subtrees: int = 0
+    """Trees that are to be forgotten; they fire in documents of the forget kind alone."""
+    forget_share: float = 0.5
+    """Share of the documents that are of the forget kind."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_features", "d_in", "seq_len", "n_train_tokens", "n_eval_sequences"):
+            _require_world(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("roots", "branching", "depth", "correlation_rank", "forget_subtrees", "orthogonal_steps"):
+            _require_world(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        for name in ("exclusive_share", "sticky_share"):
+            _require_world(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
+        _require_world(
+            0 < self.p_min <= self.p_max < 1, "p_max", self.p_max, f"in [p_min = {self.p_min}, 1), p_min > 0"
+        )
+        _require_world(self.zipf_exponent > 0, "zipf_exponent", self.zipf_exponent, "positive")
+        _require_world(0 < self.emission <= 1, "emission", self.emission, "in (0, 1]")
+        _require_world(1 <= self.dwell_min <= self.dwell_max, "dwell_min", self.dwell_min, "in [1, dwell_max]")
+        _require_world(
+            self.magnitude_first > 0 < self.magnitude_last, "magnitude_first", self.magnitude_first, "positive"
+        )
+        _require_world(0 <= self.correlation_scale <= 1, "correlation_scale", self.correlation_scale, "in [0, 1]")
+        _require_world(0 < self.forget_share < 1, "forget_share", self.forget_share, "in (0, 1)")
+        _require_world(self.roots <= self.n_features, "roots", self.roots, f"at most n_features = {self.n_features}")
+        _require_world(
+            self.forget_subtrees <= self.roots, "forget_subtrees", self.forget_subtrees, f"at most roots = {self.roots}"
+        )
+
+    def generator_inputs(self) -> dict[str, Any]:
+        """All that a document depends on but split and index: how many are taken is not among it."""
+        sizes = ("n_train_tokens", "n_eval_sequences")
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in sizes}
+
+    @property
+    def n_train_sequences(self) -> int:
+        """Documents that hold `n_train_tokens` tokens."""
+        return -(-self.n_train_tokens // self.seq_len)
+
+
+def _require_world(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ConfigError(f"World: {name} must be {allowed}, got {value!r}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteConfig:
-    """A fixed protocol: two records are comparable when they agree on it."""
+    """A fixed protocol: two records are comparable when they agree on it.
+
+    Activations come from a language model on text, or from a synthetic world.
+    """
 
     name: str
     summary: str
     claim: str
     """What a table of this suite may be used for; printed in its protocol line."""
-    lm: LMConfig
-    text: TextConfig
-    hookpoint: str
+    lm: LMConfig | None = None
+    text: TextConfig | None = None
+    hookpoint: str = ""
+    """Where in the LM activations are taken; empty for a world."""
+    world: WorldConfig | None = None
+    """Where the activations come from instead of an LM."""
     d_sae: int
     l0_grid: tuple[int, ...]
     seeds: tuple[int, ...]
@@ -96,16 +197,44 @@ class SuiteConfig:
             raise ConfigError(
                 f"Suite {self.name!r}: n_tokens {self.n_tokens} must be at least batch_size {self.batch_size} >= 1."
             )
-        if not 0 <= self.text.mask_first < self.text.seq_len:
+        self._check_dtype("store_dtype", self.store_dtype)
+        self._check_source()
+
+    def _check_source(self) -> None:
+        """Either lm, text and hookpoint, or a world."""
+        given = {"lm": self.lm is not None, "text": self.text is not None, "hookpoint": bool(self.hookpoint)}
+        if self.world is not None:
+            extra = [name for name, there in given.items() if there]
+            if extra:
+                raise ConfigError(
+                    f"Suite {self.name!r}: a world takes the place of {', '.join(extra)}: leave them out."
+                )
+            return
+        missing = [name for name, there in given.items() if not there]
+        if self.lm is None or self.text is None or missing:
             raise ConfigError(
-                f"Suite {self.name!r}: mask_first must lie in [0, seq_len = {self.text.seq_len}), "
-                f"got {self.text.mask_first}."
+                f"Suite {self.name!r}: missing keys {', '.join(missing)}: give lm, text and hookpoint, or a world."
             )
-        if not 0 < self.text.eval_fraction < 1:
-            raise ConfigError(f"Suite {self.name!r}: eval_fraction must lie in (0, 1), got {self.text.eval_fraction}.")
-        for where, dtype in (("lm.dtype", self.lm.dtype), ("store_dtype", self.store_dtype)):
-            if dtype not in _DTYPES:
-                raise ConfigError(f"Suite {self.name!r}: {where} is {dtype!r}; allowed are {', '.join(_DTYPES)}.")
+        text = self.text
+        if not 0 <= text.mask_first < text.seq_len:
+            raise ConfigError(
+                f"Suite {self.name!r}: mask_first must lie in [0, seq_len = {text.seq_len}), got {text.mask_first}."
+            )
+        if not 0 < text.eval_fraction < 1:
+            raise ConfigError(f"Suite {self.name!r}: eval_fraction must lie in (0, 1), got {text.eval_fraction}.")
+        self._check_dtype("lm.dtype", self.lm.dtype)
+
+    def _check_dtype(self, where: str, dtype: str) -> None:
+        if dtype not in _DTYPES:
+            raise ConfigError(f"Suite {self.name!r}: {where} is {dtype!r}; allowed are {', '.join(_DTYPES)}.")
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens in a sequence, special ones included."""
+        if self.world is not None:
+            return self.world.seq_len
+        assert self.text is not None, "checked when it was made"
+        return self.text.seq_len
 
     @property
     def n_steps(self) -> int:
@@ -121,8 +250,9 @@ class SuiteConfig:
         """
         where = f"Suite {name!r}"
         values: dict[str, Any] = {"name": name, **data}
-        values["lm"] = _build(LMConfig, values.get("lm"), f"{where}: lm")
-        values["text"] = _build(TextConfig, values.get("text"), f"{where}: text")
+        for key, kind in (("lm", LMConfig), ("text", TextConfig), ("world", WorldConfig)):
+            if key in values or (key != "world" and "world" not in values):
+                values[key] = _build(kind, values.get(key), f"{where}: {key}")
         for key in ("l0_grid", "seeds", "evaluators", "controls", "baselines"):
             if key in values:
                 if not isinstance(values[key], (list, tuple)):

@@ -91,6 +91,7 @@ def _parts(bench: Bench, jobs: Sequence[Job], progress: Progress) -> list[list[J
 def _train_cohort(
     bench: Bench, jobs: Sequence[Job], inputs: Mapping[Job, dict[str, Any]], progress: Progress, retrain: bool
 ) -> None:
+    from .activations.prefetch import stream_for
     from .activations.samplers import Sampler
     from .training.fit import fit
 
@@ -104,23 +105,24 @@ def _train_cohort(
         store = bench.store("train", progress)
         needs = frozenset().union(*(job.method.needs for job in jobs))
         kind = "contiguous" if "contiguous" in needs else "pairs" if "pairs" in needs else "iid"
-        stream = Sampler(
+        sampler = Sampler(
             store, batch_size=suite.batch_size, seed=suite.stream_seed, kind=kind, device=bench.compute.device
         )
         fit_jobs = [_fit_job(bench, job, store.d_in) for job in jobs]
         work = cache.working_folder("cohort", cohort, TRAIN_VERSION)
         n_trained = sum(job.trained for job in fit_jobs)
-        results = fit(
-            fit_jobs,
-            stream,
-            n_steps=suite.n_steps,
-            batch_size=suite.batch_size,
-            dead_after_tokens=max(1, int(suite.dead_after_fraction * suite.n_tokens)),
-            device=bench.compute.device,
-            precision=bench.compute.precision,
-            resume_folder=work,
-            progress=lambda report: progress.step(report, n_trained),
-        )
+        with stream_for(sampler, n_batches=suite.n_steps) as stream:
+            results = fit(
+                fit_jobs,
+                stream,
+                n_steps=suite.n_steps,
+                batch_size=suite.batch_size,
+                dead_after_tokens=max(1, int(suite.dead_after_fraction * suite.n_tokens)),
+                device=bench.compute.device,
+                precision=bench.compute.precision,
+                resume_folder=work,
+                progress=lambda report: progress.step(report, n_trained),
+            )
         for job, fit_job, result in zip(jobs, fit_jobs, results, strict=True):
             _keep_sae(bench, job, fit_job, result, inputs[job], store.scale, replace=retrain)
         cache.discard_working_folder("cohort", cohort, TRAIN_VERSION)
@@ -241,6 +243,7 @@ def eval_context(bench: Bench, progress: Progress) -> StoreEvalContext:
         seed=bench.suite.evaluation_seed,
         language_model=bench.language_model,
         lm_sha256=bench.lm_source.weights_sha256,
+        texts=bench.text_data,
         cache=bench.cache,
         device=bench.compute.device,
     )

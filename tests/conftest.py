@@ -43,7 +43,7 @@ suites:
     seeds: [0, 1, 2]
     n_tokens: 4096
     batch_size: 128
-    evaluators: [core]
+    evaluators: [core, behaviour]
     controls: [identity, random, pca]
     options:
       topk: {{lr: 0.01}}

@@ -66,7 +66,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 _HARNESS_FOR_PLUGINS = (
     "harness",
+    "harness.data.worlds",
     "harness.evaluation.metrics",
+    "harness.evaluation.probing",
+    "harness.evaluation.truth",
     "harness.training.active",
     "harness.training.code_distance",
     "harness.training.kernels",

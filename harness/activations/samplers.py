@@ -76,7 +76,7 @@ class Sampler:
         position = rows % store.seq_len
         previous, has_previous = self._previous(rows, position) if self.kind == "pairs" else (None, None)
         batch = ActivationBatch(
-            activations=store.rows(rows).mul_(store.scale),
+            activations=self._scaled(rows),
             document=store.document[sequence],
             position=position,
             previous=previous,
@@ -111,10 +111,21 @@ class Sampler:
             self._orders[epoch] = order
         return self._orders[epoch]
 
+    def _scaled(self, rows: Tensor) -> Tensor:
+        """[n, d_in] float32 on the device: rows of the store times its scale.
+
+        To a GPU they go as they are stored, from pinned memory, and become float32 and scaled there, to the same bits.
+        """
+        if self.device.type == "cpu":
+            return self.store.rows(rows).mul_(self.store.scale)
+        raw = self.store.raw_rows(rows, pin_memory=self.device.type == "cuda")
+        return raw.to(self.device, non_blocking=True).float().mul_(self.store.scale)
+
     def _previous(self, rows: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """[n, d_in] the token before each row in its sequence (zeros where there is none); [n] whether there is one."""
         before = (rows - 1).clamp_min(0)
         has_previous = (position > 0) & self.store.mask.flatten()[before]
-        previous = torch.zeros(rows.shape[0], self.store.d_in)
-        previous[has_previous] = self.store.rows(before[has_previous]).mul_(self.store.scale)
+        # All are read and the few without one are cleared, which is faster than to put the others in their places.
+        previous = self._scaled(before)
+        previous.index_fill_(0, (~has_previous).nonzero().squeeze(1).to(self.device), 0.0)
         return previous, has_previous

@@ -1,16 +1,17 @@
-"""Where a language model lies: a source of the configuration resolved to files and content hashes. Loads no torch."""
+"""Where activations come from: a language model resolved to files and content hashes, or a world. Loads no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..artefacts.key import file_sha256
-from ..config import LMConfig
+from ..artefacts.key import artefact_key, file_sha256
+from ..config import LMConfig, WorldConfig
 from ..data.text_source import TextSource, files_sha256, package_folder, resolve_text
 from ..errors import MissingModelError
+from .keys import WORLD_VERSION
 
-__all__ = ["LMSource", "TextSource", "resolve_lm", "resolve_text"]
+__all__ = ["LMSource", "TextSource", "WorldSource", "resolve_lm", "resolve_text", "resolve_world"]
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -36,6 +37,26 @@ class LMSource:
     weights_sha256: str
     """Over config.json and the weight files."""
     tokenizer_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorldSource:
+    """A synthetic world in the place of a language model."""
+
+    name: str
+    weights_sha256: str
+    """Over all that a document depends on, and the generator's version."""
+    tokenizer_sha256: str = ""
+    """A world has no tokens."""
+
+
+def resolve_world(config: WorldConfig) -> WorldSource:
+    """The source that stands for a world in records."""
+    inputs = {"world": config.generator_inputs()}
+    return WorldSource(
+        name=f"world of {config.n_features:,} features in {config.d_in} dimensions",
+        weights_sha256=artefact_key("world", inputs, WORLD_VERSION),
+    )
 
 
 def resolve_lm(config: LMConfig, cache_root: Path) -> LMSource:

@@ -37,6 +37,11 @@ def register_saes() -> Iterable[SAESpec]:
     )
     yield SAESpec(name="identity", target="harness.builtin.controls.identity:IdentitySAE", summary="Returns its input.")
     yield SAESpec(name="pca", target="harness.builtin.controls.pca:PcaSAE", summary="Principal components.")
+    yield SAESpec(
+        name="oracle",
+        target="harness.builtin.controls.oracle:OracleSAE",
+        summary="A world's true features; true codes of held-out rows by lookup.",
+    )
 
 
 @hookimpl
@@ -93,6 +98,26 @@ def register_trainers() -> Iterable[TrainerSpec]:
         trained=False,
         control=True,
         summary="Linear reference: the largest principal components at the same L0.",
+    )
+    yield TrainerSpec(
+        name="oracle",
+        target=f"{controls}.oracle:OracleTrainer",
+        sae="oracle",
+        needs=frozenset({"world"}),
+        sparsity="none",
+        trained=False,
+        control=True,
+        summary="Ceiling on worlds: the true features with their true codes, which no method is told.",
+    )
+    yield TrainerSpec(
+        name="permuted_decoder",
+        target=f"{controls}.permuted:PermutedDecoderTrainer",
+        sae="oracle",
+        needs=frozenset({"world"}),
+        sparsity="none",
+        trained=False,
+        control=True,
+        summary="Floor on worlds: true codes, each written along another feature's direction.",
     )
 
 

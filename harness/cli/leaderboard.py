@@ -75,6 +75,8 @@ def _own_records(app: AppContext, bench: Bench) -> dict[str, list[Record]]:
             label = f"{name}@{preset}" if preset else name
             try:
                 method = resolve_method(app.catalogue, label, suite_options=bench.suite.options)
+                if "world" in method.needs and bench.suite.world is None:
+                    continue  # a control that knows the true features has no records where there are none
                 records = [r for job in bench.jobs(method) if (r := bench.find_record(job)) is not None]
             except (NameClashError, PluginError, UnknownNameError):
                 continue  # its base, SAE or package is not there now: it can have no records of this state

@@ -29,8 +29,8 @@ class BarProgress:
         click.echo(text, err=True)
 
     def capture(self, what: str, done: int, total: int) -> None:
-        """Sequences captured."""
-        self._move(f"capturing {what}", done, total, "seq")
+        """Tokens captured; the first call says how many an earlier run left, which no rate counts."""
+        self._move(f"capturing {what}", done, total, "tok", initial=done)
 
     def step(self, report: StepReport, n_jobs: int) -> None:
         """One SAE made one step: the bar counts the steps of all SAEs of the cohort."""
@@ -53,8 +53,8 @@ class BarProgress:
             self._bar.close()
         self._bar, self._name = None, ""
 
-    def _move(self, name: str, done: int, total: int, unit: str, postfix: str = "") -> None:
-        bar = self._open(name, total, unit)
+    def _move(self, name: str, done: int, total: int, unit: str, postfix: str = "", initial: int = 0) -> None:
+        bar = self._open(name, total, unit, initial)
         if bar is not None:
             bar.set_postfix_str(postfix, refresh=False)
             bar.update(done - bar.n)
@@ -74,6 +74,7 @@ class BarProgress:
                 initial=initial,
                 desc=name,
                 unit=unit,
+                unit_scale=unit == "tok",
                 file=sys.stderr,
                 mininterval=interval,
                 maxinterval=interval,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,18 +14,29 @@ import torch
 from torch import Tensor
 
 from ..artefacts.cache import Cache
-from ..errors import ConfigError, DataError
+from ..artefacts.key import artefact_key, source_sha256
+from ..errors import ConfigError, DataError, ShapeError
 from ..interfaces.batch import SequenceBatch
-from ..interfaces.evaluator import EvalContext, LanguageModelView
+from ..interfaces.evaluator import EncodedBatch, EvalContext, LanguageModelView, NextTokenLosses
+from ..interfaces.labelled import Sample, Sizes
+from ..interfaces.sae import SAE, RaggedCodes
+from ..interfaces.texts import TextBatch
+from ..interfaces.truth import WorldTruth
+from .codes import CodeMemo, Decoder, encode
+from .predictions import predicting_positions
+from .readout import CleanTable, HeadReadout, LogitReadout, Readout
 
 SHARED_VERSION = 1
 """Raised by every change here that can move a shared tensor."""
 
-_LOGIT_ELEMENTS = 1 << 23
-"""Largest logits tensor of a batch, in numbers (32 MiB in float32): larger ones cost twice the time on a CPU, which
-maps and clears fresh pages for each."""
-_MAX_BATCH = 64
+HARNESS_CODE = ("evaluation", "activations", "interfaces")
+"""Our own code that shared tensors rest on."""
+
+_BATCH_TOKENS = 2048
+_LOGIT_ELEMENTS = 1 << 27
+"""Largest logits tensor of a batch, in numbers (512 MiB in float32), for evaluators that ask the LM for all logits."""
 _MEMO_BYTES = 512 << 20
+_CODE_BYTES = 256 << 20
 
 
 class HeldOutStore(Protocol):
@@ -51,6 +64,22 @@ class HeldOutStore(Protocol):
 
     def sequences(self, start: int, stop: int) -> Tensor:
         """[stop - start, s, d_in] float32, unscaled."""
+        ...
+
+
+class TextSource(Protocol):
+    """The part of `TextData` that evaluation reads."""
+
+    def missing(self, collections: Iterable[str]) -> str:
+        """Why these collections cannot be read, with the mend; empty where they can."""
+        ...
+
+    def samples(self, collection: str, sizes: Sizes, seed: int) -> tuple[Sample, ...]:
+        """What probes see of each task."""
+        ...
+
+    def activations(self, texts: Sequence[str], *, max_tokens: int, last_tokens: int) -> Iterator[TextBatch]:
+        """Activations of texts."""
         ...
 
 
@@ -89,14 +118,19 @@ class StoreEvalContext(EvalContext):
         seed: int,
         language_model: LanguageModelView | None = None,
         lm_sha256: str = "",
+        texts: TextSource | None = None,
+        truth: WorldTruth | None = None,
         cache: Cache | None = None,
         device: torch.device | str = "cpu",
         batch_sequences: int | None = None,
         memo_bytes: int = _MEMO_BYTES,
+        code_bytes: int = _CODE_BYTES,
     ) -> None:
         """`data_id` and `lm_sha256` stand for the data and the LM in the keys of shared tensors: the store's own key,
         which covers tokens, hookpoint and dtype, and the hash of the LM's weights. Without a cache, shared tensors
-        live in memory. `batch_sequences`: by default as many as keep a batch's logits below 32 MiB.
+        live in memory. `truth`: what is known of the data of a world; by default what the store says (`store.truth`).
+        `batch_sequences`: by default as many as make 2048 tokens and keep a batch's logits below
+        512 MiB. `memo_bytes` and `code_bytes` bound what `memo` and `encoded` keep in memory.
 
         Raises:
             DataError: the store holds no sequences or no counted tokens.
@@ -117,10 +151,15 @@ class StoreEvalContext(EvalContext):
         self.batch_sequences = batch_sequences or _default_batch(seq_len, language_model)
         self._store = store
         self._lm = language_model
+        self._texts = texts
+        self._truth: WorldTruth | None = getattr(store, "truth", None) if truth is None else truth
         self._identity = {"data": data_id, "lm": lm_sha256, "hookpoint": hookpoint, "device": self.device.type}
         self._cache = cache
+        # Held by reference: the views of `scoped` share them.
         self._memo = Memo(memo_bytes)
+        self._codes = CodeMemo(code_bytes)
         self._shared: dict[str, dict[str, Tensor]] = {}
+        self._readouts: list[Readout] = []
         self._scope = ""
         self._code = ""
 
@@ -137,6 +176,37 @@ class StoreEvalContext(EvalContext):
                 "There is no language model here: an evaluator that uses it must declare needs={'language_model'}."
             )
         return self._lm
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether evaluators that need a world can run."""
+        return self._truth is not None
+
+    @property
+    def truth(self) -> WorldTruth:
+        """What is known of the held-out data. Raises DataError where they come from no world."""
+        return super().truth if self._truth is None else self._truth
+
+    def missing_texts(self, collections: Iterable[str]) -> str:
+        """Why these collections of labelled texts cannot be read, with the mend; empty where they can."""
+        wanted = tuple(collections)
+        if not wanted:
+            return ""
+        return f"needs the labelled texts {', '.join(wanted)}" if self._texts is None else self._texts.missing(wanted)
+
+    def labelled_samples(self, collection: str, sizes: Sizes) -> tuple[Sample, ...]:
+        """The binary tasks of a collection."""
+        return self._text_source().samples(collection, sizes, self.seed)
+
+    def text_activations(self, texts: Sequence[str], *, max_tokens: int, last_tokens: int) -> Iterator[TextBatch]:
+        """The LM's activations of texts, on the context's device."""
+        for part in self._text_source().activations(texts, max_tokens=max_tokens, last_tokens=last_tokens):
+            yield TextBatch(rows=part.rows.to(self.device), text=part.text.to(self.device))
+
+    def _text_source(self) -> TextSource:
+        if self._texts is None:
+            raise DataError("There are no labelled texts here: an evaluator that reads some must declare texts=(...).")
+        return self._texts
 
     def scoped(self, evaluator: str, code_sha256: str) -> StoreEvalContext:
         """This context as one evaluator sees it: its shared and memoised tensors are its own, and the shared ones are
@@ -158,6 +228,99 @@ class StoreEvalContext(EvalContext):
                 document=torch.as_tensor(self._store.document[here]).to(self.device, torch.int64),
             )
 
+    def keeping_codes(self, sae: SAE) -> AbstractContextManager[None]:
+        """While open, `encoded` makes the codes of this SAE once; afterwards they are let go of."""
+        return self._codes.keeping(sae)
+
+    def encoded(self, sae: SAE) -> Iterator[EncodedBatch]:
+        """The batches with the codes of their counted tokens."""
+        decode = Decoder(sae, self.device)
+        for index, batch in enumerate(self.batches()):
+            rows = batch.rows()
+            yield EncodedBatch(
+                batch=batch,
+                rows=rows,
+                document=batch.document[:, None].expand_as(batch.mask)[batch.mask],
+                codes=self._codes.get(sae, index, partial(encode, sae, rows)),
+                decode=decode,
+            )
+
+    def encode(self, sae: SAE, rows: Tensor) -> RaggedCodes:
+        """Codes of other activations."""
+        return encode(sae, rows)
+
+    def next_token_losses(self, replacements: Iterable[Tensor]) -> Iterator[NextTokenLosses]:
+        """The LM's losses with each batch's replacement."""
+        readout = self._readout()
+        given = iter(replacements)
+        for index, batch in enumerate(self.batches()):
+            activations = next(given, None)
+            if activations is None:
+                raise DataError(f"next_token_losses got {index} replacements for more batches: give one a batch.")
+            if activations.shape != batch.activations.shape:
+                raise ShapeError(
+                    f"A replacement must have the shape of its batch's activations {tuple(batch.activations.shape)}, "
+                    f"got {tuple(activations.shape)}."
+                )
+            yield readout.losses(index, batch, activations)
+
+    def clean_losses(self) -> NextTokenLosses:
+        """The LM's losses when nothing is replaced."""
+        return self._reference("clean", self._clean_parts)
+
+    def ablated_losses(self) -> NextTokenLosses:
+        """The LM's losses when the activations of counted tokens are 0."""
+
+        def ablated() -> Iterator[NextTokenLosses]:
+            zeroed = (batch.activations.masked_fill(batch.mask[..., None], 0.0) for batch in self.batches())
+            return self.next_token_losses(zeroed)
+
+        return self._reference("ablated", ablated)
+
+    def _clean_parts(self) -> Iterator[NextTokenLosses]:
+        readout = self._readout()
+        return (readout.clean(index, batch) for index, batch in enumerate(self.batches()))
+
+    def _reference(self, name: str, make: Callable[[], Iterable[NextTokenLosses]]) -> NextTokenLosses:
+        """Losses that no SAE, evaluator or seed changes: addressed by the LM, the data and the harness's code."""
+
+        def tensors() -> dict[str, Tensor]:
+            losses = NextTokenLosses.cat(make())
+            return {"document": losses.document, "ce": losses.ce, "kl": losses.kl}
+
+        inputs = {**self._identity, "code": _harness_code(), "losses": name}
+        return NextTokenLosses(**self._stored(inputs, tensors))
+
+    def _readout(self) -> Readout:
+        """How losses are made with this LM, with what that keeps of the clean predictions; made on first use."""
+        if not self._readouts:
+            lm = self.language_model
+            first = next(self.batches(), None)
+            fast = None if first is None else HeadReadout.of(lm, self.hookpoint, first.tokens[:1])
+            if fast is None:
+                self._readouts.append(LogitReadout(lm, self.hookpoint, self._memo.get))
+            else:
+                fast.use(self._clean_table(fast))
+                self._readouts.append(fast)
+        return self._readouts[0]
+
+    def _clean_table(self, readout: HeadReadout) -> CleanTable:
+        counted = [int(predicting_positions(batch.mask).sum()) for batch in self.batches()]
+        ends = torch.tensor(counted).cumsum(0).tolist()
+        n, d = ends[-1], readout.width
+        parts = readout.make_clean(self.batches())
+        if self._cache is None or n == 0:
+            return CleanTable.hold(n, d, parts, ends, self.device)
+        inputs = {**self._identity, "code": _harness_code(), "form": "clean predictions"}
+        folder = self._cache.get_or_make(
+            "shared",
+            inputs,
+            SHARED_VERSION,
+            lambda folder: CleanTable.write(folder, n, d, parts),
+            estimate_bytes=4 * n * d,
+        )
+        return CleanTable.open(folder, ends, self.device)
+
     def generator(self, purpose: str) -> torch.Generator:
         """A fresh CPU generator of (seed, purpose), so that its numbers are the same on every device."""
         digest = hashlib.sha256(f"{self.seed}:{purpose}".encode()).digest()
@@ -170,18 +333,12 @@ class StoreEvalContext(EvalContext):
             CacheError: the cache cannot be written.
             ConfigError: `inputs` are not plain values.
         """
+        own = {"seed": self.seed, "evaluator": self._scope, "code": self._code, "name": name, "inputs": dict(inputs)}
+        return self._stored({**self._identity, **own}, make)
+
+    def _stored(self, key_inputs: dict[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         from safetensors.torch import load_file, save_file
 
-        from ..artefacts.key import artefact_key
-
-        key_inputs = {
-            **self._identity,
-            "seed": self.seed,
-            "evaluator": self._scope,
-            "code": self._code,
-            "name": name,
-            "inputs": dict(inputs),
-        }
         key = artefact_key("shared", key_inputs, SHARED_VERSION)
         if key not in self._shared:
             if self._cache is None:
@@ -202,7 +359,13 @@ class StoreEvalContext(EvalContext):
         return self._memo.get(f"{self._scope}/{name}", make)
 
 
+@lru_cache(maxsize=1)
+def _harness_code() -> str:
+    return source_sha256(__name__, only=HARNESS_CODE)
+
+
 def _default_batch(seq_len: int, language_model: LanguageModelView | None) -> int:
-    if language_model is None:
-        return _MAX_BATCH
-    return max(1, min(_MAX_BATCH, _LOGIT_ELEMENTS // (seq_len * language_model.vocab_size)))
+    sequences = _BATCH_TOKENS // seq_len
+    if language_model is not None:
+        sequences = min(sequences, _LOGIT_ELEMENTS // (seq_len * language_model.vocab_size))
+    return max(1, sequences)

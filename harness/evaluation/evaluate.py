@@ -19,13 +19,10 @@ from ..errors import ConformanceError, NameClashError
 from ..interfaces.evaluator import Evaluator
 from ..interfaces.sae import SAE
 from ..interfaces.specs import EvaluatorSpec, MetricSpec, MetricValue, Option
-from .context import StoreEvalContext
+from .context import HARNESS_CODE, StoreEvalContext
 
 _TOLERANCE = 1e-6
 """How far beyond a declared bound rounding may carry a value, relative to the bound (at least to 1)."""
-
-_HARNESS_CODE = ("evaluation", "activations", "interfaces")
-"""Our own code that shared tensors of any evaluator rest on."""
 
 
 class PlannedEvaluator(NamedTuple):
@@ -81,11 +78,12 @@ def evaluate_sae(
     outcomes: dict[str, EvaluatorOutcome] = {}
     try:
         sae.eval()
-        for planned in evaluators:
-            outcome = _run(sae, planned, context)
-            outcomes[planned.spec.name] = outcome
-            if outcome.status == "failed":
-                report(f"Evaluator {planned.spec.name!r} failed: {outcome.reason}")
+        with context.keeping_codes(sae):
+            for planned in evaluators:
+                outcome = _run(sae, planned, context)
+                outcomes[planned.spec.name] = outcome
+                if outcome.status == "failed":
+                    report(f"Evaluator {planned.spec.name!r} failed: {outcome.reason}")
     finally:
         for module, training in modes:
             module.training = training
@@ -96,6 +94,10 @@ def _run(sae: SAE, planned: PlannedEvaluator, context: StoreEvalContext) -> Eval
     spec = planned.spec
     if "language_model" in spec.needs and not context.has_language_model:
         return EvaluatorOutcome(status="skipped", reason="needs a language model, and this data has none")
+    if "world" in spec.needs and not context.has_truth:
+        return EvaluatorOutcome(status="skipped", reason="needs a synthetic world, whose true features are known")
+    if missing := context.missing_texts(spec.texts):
+        return EvaluatorOutcome(status="skipped", reason=missing)
     started = time.perf_counter()
     try:
         with torch.no_grad(), _random_state_of(context.seed, spec.name):
@@ -113,7 +115,7 @@ def _load(planned: PlannedEvaluator) -> type[Evaluator]:
 
 
 def _code_sha256(spec: EvaluatorSpec) -> str:
-    ours = source_sha256(__name__, only=_HARNESS_CODE)
+    ours = source_sha256(__name__, only=HARNESS_CODE)
     return hashlib.sha256(f"{ours}:{source_sha256(spec.target)}".encode()).hexdigest()
 
 

@@ -23,8 +23,8 @@ Better = Literal["higher", "lower", "none"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
-_BATCH_NEEDS = frozenset({"pairs", "contiguous"})
-_EVALUATOR_NEEDS = frozenset({"language_model"})
+_BATCH_NEEDS = frozenset({"pairs", "contiguous", "world"})
+_EVALUATOR_NEEDS = frozenset({"language_model", "world"})
 
 
 def _check_name(kind: str, name: str) -> None:
@@ -133,7 +133,8 @@ class TrainerSpec:
     summary: str
     reference: str = ""
     needs: frozenset[str] = frozenset()
-    """What the batch must carry: `pairs` (the true previous token) or `contiguous` (rows in order)."""
+    """What the batch must carry: `pairs` (the true previous token) or `contiguous` (rows in order). `world`: the
+    method is told the synthetic world (option `world`), so it knows what it should find; for controls alone."""
     sparsity: Literal["k", "coefficient", "target", "none", "base"] = "k"
     """How L0 is set: `k` is an SAE option; `coefficient` is driven by the sparsity controller; `target` is in the
     loss itself (`state.target_l0`); `none` cannot be set; `base` follows the base trainer."""
@@ -154,6 +155,10 @@ class TrainerSpec:
         unknown = self.needs - _BATCH_NEEDS
         if unknown:
             raise PluginError(f"Trainer {self.name!r} needs {sorted(unknown)}: allowed are {sorted(_BATCH_NEEDS)}.")
+        if "world" in self.needs and not self.control:
+            raise PluginError(
+                f"Trainer {self.name!r} needs 'world', the answers themselves: only a control (control=True) may."
+            )
         if bool(self.sae) == bool(self.extends):
             raise PluginError(
                 f"Trainer {self.name!r} must name either its SAE (sae=...) or the trainers it extends (extends=...)."
@@ -173,7 +178,10 @@ class EvaluatorSpec:
     summary: str
     reference: str = ""
     needs: frozenset[str] = frozenset()
-    """`language_model` where the LM itself is run."""
+    """`language_model` where the LM itself is run; `world` where the true features must be known."""
+    texts: tuple[str, ...] = ()
+    """Collections of labelled texts it reads, by the names that `sae-harness fetch` knows; skipped where they are not
+    there."""
     default: bool = False
     """True where it runs in every suite, also those that do not list it."""
     api_version: int = API_VERSION
@@ -182,6 +190,7 @@ class EvaluatorSpec:
         _check_name("Evaluator", self.name)
         _check_target("Evaluator", self.name, self.target)
         object.__setattr__(self, "needs", frozenset(self.needs))
+        object.__setattr__(self, "texts", tuple(self.texts))
         object.__setattr__(self, "metrics", tuple(self.metrics))
         if not self.metrics:
             raise PluginError(f"Evaluator {self.name!r} declares no metrics.")

@@ -49,7 +49,7 @@ class LossTerms:
     codes: SparseCodes | RaggedCodes | Tensor
     """Codes of the batch with their gradient, [n, d_sae] or sparse: the loop counts firings from them, and
     trainers that extend this one penalise them. A method may give dense codes while many latents are active and
-    ragged ones later; `harness.training.kernels.to_dense` makes either dense."""
+    ragged ones later; `harness.training.code_distance.token_sums` sums all three."""
     reconstruction: Tensor
     """[n, d_in]."""
 

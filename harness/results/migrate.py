@@ -14,7 +14,34 @@ from ..errors import RecordError
 
 Step = Callable[[dict[str, Any]], dict[str, Any]]
 
-STEPS: Mapping[int, Step] = MappingProxyType({})
+_BEHAVIOUR = ("ce_loss_recovered", "kl_div_recovered")
+
+
+def _behaviour_apart(data: dict[str, Any]) -> dict[str, Any]:
+    """1 to 2: the metrics of the LM's behaviour became an evaluator of their own; their definition is the same.
+
+    They ended as `core` did, and its taints are theirs. Their seconds are within those of `core`.
+    """
+    new = dict(data)
+    metrics, evaluations, taints = (data.get(name) for name in ("metrics", "evaluations", "taints"))
+    # What has another type is left to the reader, which says so.
+    if isinstance(metrics, dict):
+        new["metrics"] = {
+            name: {**entry, "evaluator": "behaviour"} if name in _BEHAVIOUR and _of_core(entry) else entry
+            for name, entry in metrics.items()
+        }
+    if isinstance(evaluations, dict) and isinstance(evaluations.get("core"), dict):
+        new["evaluations"] = {**evaluations, "behaviour": {**evaluations["core"], "wall_seconds": 0.0}}
+    if isinstance(taints, list):
+        new["taints"] = [*taints, *({**taint, "evaluator": "behaviour"} for taint in taints if _of_core(taint))]
+    return new
+
+
+def _of_core(entry: Any) -> bool:
+    return isinstance(entry, dict) and entry.get("evaluator") == "core"
+
+
+STEPS: Mapping[int, Step] = MappingProxyType({1: _behaviour_apart})
 """Schema version -> the function that brings a record of that version to the next. Version 1 is the first."""
 
 

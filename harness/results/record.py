@@ -20,7 +20,7 @@ from ..errors import RecordError
 from ..interfaces.specs import Option
 from .migrate import migrate
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["done", "failed", "skipped"]
 

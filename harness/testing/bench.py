@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..activations.samplers import Kind, Sampler
+from ..artefacts.key import canonical_json
 from ..errors import ConformanceError
 from ..interfaces.batch import ActivationBatch
 from ..interfaces.sae import SAE
@@ -19,7 +20,7 @@ from ..interfaces.trainer import LossTerms, Trainer, TrainState
 from ..methods import Method, build, resolve_method
 from ..plugins import Catalogue, load_target
 from ..training.fit import FitJob, FitResult, StepReport, fit
-from .fixtures import D_IN, D_SAE, K, planted_batches, tiny_store
+from .fixtures import D_IN, D_SAE, TINY_WORLD, K, planted_batches, tiny_store
 
 N_STEPS = 60
 BATCH_SIZE = 128
@@ -55,7 +56,11 @@ class MethodBench:
     @cached_property
     def method(self) -> Method:
         """The method against what is installed."""
-        return resolve_method(self.catalogue, self.name, overrides=self.overrides)
+        found = resolve_method(self.catalogue, self.name, overrides=self.overrides)
+        if "world" not in found.needs:
+            return found
+        told = {"world": canonical_json(TINY_WORLD), **self.overrides}
+        return resolve_method(self.catalogue, self.name, overrides=told)
 
     @property
     def kind(self) -> Kind:

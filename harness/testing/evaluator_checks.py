@@ -5,23 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..errors import ConformanceError, DataError
 from ..evaluation.context import StoreEvalContext
 from ..interfaces.batch import SequenceBatch
-from ..interfaces.evaluator import EvalContext, Evaluator, LanguageModelView
+from ..interfaces.evaluator import EvalContext, Evaluator
 from ..interfaces.sae import SAE
 from ..interfaces.specs import EvaluatorSpec, MetricValue
 from ..plugins import Provided
 from .bench import require
-from .fixtures import HOOKPOINT, TinyLM, identity_sae, random_sae, tiny_store
+from .fixtures import HOOKPOINT, TinyLM, identity_sae, random_sae, tiny_store, tiny_truth
+from .texts import PlantedTexts
 
 BOUND_TOLERANCE = 1e-6
 BATCH_TOLERANCE = 1e-4
@@ -65,33 +64,25 @@ class _Observed(StoreEvalContext):
             seed=0,
             language_model=self.lm,
             lm_sha256="tiny" if language_model else "",
+            texts=PlantedTexts(self.lm) if self.lm is not None else None,
+            truth=tiny_truth(1, n_sequences=12),
             batch_sequences=batch_sequences,
         )
 
 
-class _Uncounted(EvalContext):
+class _Uncounted(_Observed):
     """A context whose batches hold no counted token, or of which there are none."""
 
-    def __init__(self, inner: StoreEvalContext, *, masked: bool) -> None:
-        self.hookpoint, self.d_in, self.device, self.seed = inner.hookpoint, inner.d_in, inner.device, inner.seed
+    def __init__(self, *, language_model: bool, masked: bool) -> None:
+        super().__init__(batch_sequences=12, language_model=language_model)
         self.asked = False
-        self._inner, self._masked = inner, masked
+        self._masked = masked
 
     def batches(self) -> Iterator[SequenceBatch]:
         self.asked = True
         if self._masked:
-            for batch in self._inner.batches():
+            for batch in super().batches():
                 yield dataclasses.replace(batch, mask=torch.zeros_like(batch.mask))
-
-    @property
-    def language_model(self) -> LanguageModelView:
-        return self._inner.language_model
-
-    def generator(self, purpose: str) -> torch.Generator:
-        return self._inner.generator(purpose)
-
-    def shared(self, name: str, inputs: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        return make()
 
 
 def spec_is_complete(bench: EvaluatorBench) -> None:
@@ -225,7 +216,7 @@ def values_do_not_depend_on_the_batch_size(bench: EvaluatorBench) -> None:
 def empty_data_are_refused(bench: EvaluatorBench) -> None:
     """Without sequences, and without a counted token, it raises DataError; there is no value to give."""
     for what, masked in (("there are no sequences", False), ("every token is masked", True)):
-        context = _Uncounted(bench.context(), masked=masked)
+        context = _Uncounted(language_model="language_model" in bench.spec.needs, masked=masked)
         try:
             metrics = bench.run(random_sae(), context)
         except DataError:

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from ..activations.samplers import Kind, Sampler
 from ..activations.store import ActivationStore
+from ..config import WorldConfig
 from ..evaluation.context import StoreEvalContext
-from ..interfaces.sae import SAE, SAEConfig
+from ..interfaces.sae import SAE, RaggedCodes, SAEConfig
+from ..interfaces.truth import WorldTruth
 
 D_IN = 16
 D_SAE = 64
@@ -27,6 +29,10 @@ N_FEATURES = 24
 SEQ_LEN = 17
 """One special token, which no metric counts, and 16 others."""
 HOOKPOINT = "planted"
+TINY_WORLD = WorldConfig(
+    n_features=24, d_in=D_IN, seq_len=8, n_train_tokens=64, n_eval_sequences=2, roots=3, branching=2, depth=1
+)
+"""What controls are told that must know the world (`needs={"world"}`)."""
 
 _SEQUENCES_PER_DOCUMENT = 3
 _FOLLOWS = 0.7
@@ -40,6 +46,8 @@ class _World(NamedTuple):
     """[VOCAB, D_IN]: two features a token."""
     place: Tensor
     """[SEQ_LEN, D_IN]: a little that depends on the position alone."""
+    codes: Tensor
+    """[VOCAB, N_FEATURES]: how much of each feature is in a token's embedding."""
 
 
 @lru_cache(maxsize=1)
@@ -50,7 +58,10 @@ def _world() -> _World:
     second = (first + 1 + torch.randint(0, N_FEATURES - 1, (VOCAB,), generator=generator)) % N_FEATURES
     sizes = 1 + torch.rand(VOCAB, 2, generator=generator)
     embedding = sizes[:, :1] * directions[first] + sizes[:, 1:] * directions[second]
-    return _World(directions, embedding, 0.1 * torch.randn(SEQ_LEN, D_IN, generator=generator))
+    place = 0.1 * torch.randn(SEQ_LEN, D_IN, generator=generator)
+    codes = torch.zeros(VOCAB, N_FEATURES)
+    codes[torch.arange(VOCAB), first], codes[torch.arange(VOCAB), second] = sizes[:, 0], sizes[:, 1]
+    return _World(directions, embedding, place, codes)
 
 
 def tiny_tokens(seed: int, n_sequences: int) -> Tensor:
@@ -82,6 +93,26 @@ def tiny_store(seed: int = 0, *, n_sequences: int = 96) -> ActivationStore:
         tokens=tokens,
         document=torch.arange(n_sequences) // _SEQUENCES_PER_DOCUMENT,
         mask=tokens != 0,
+    )
+
+
+def tiny_truth(seed: int = 0, *, n_sequences: int = 96) -> WorldTruth:
+    """What is true of `tiny_store`, but for its positions' part: which features each token that counts is a sum of."""
+    world, tokens = _world(), tiny_tokens(seed, n_sequences)
+    own = world.codes[tokens]
+    own[:, 1:] += 0.5 * world.codes[tokens[:, :-1]]
+    counted = own[tokens != 0]
+    row, feature = counted.nonzero(as_tuple=True)
+    offsets = nn.functional.pad(torch.bincount(row, minlength=len(counted)).cumsum(0), (1, 0))
+    return WorldTruth(
+        features=world.directions,
+        bias=torch.zeros(D_IN),
+        codes=RaggedCodes(feature, offsets, counted[row, feature]),
+        probability=(world.codes > 0).double().mean(0),
+        autocorrelation=torch.zeros(N_FEATURES, dtype=torch.float64),
+        parent=torch.full((N_FEATURES,), -1),
+        forget=torch.zeros(N_FEATURES, dtype=torch.bool),
+        forget_document=torch.zeros(n_sequences, dtype=torch.bool),
     )
 
 
@@ -154,6 +185,7 @@ def tiny_context(
         seed=seed,
         language_model=TinyLM() if language_model else None,
         lm_sha256="tiny" if language_model else "",
+        truth=tiny_truth(1, n_sequences=n_sequences),
         batch_sequences=batch_sequences,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -62,9 +64,14 @@ def _by_sort(a: RaggedCodes, b: RaggedCodes) -> Tensor:
     return _sums(distance, a.offsets + b.offsets)
 
 
-def token_sums(codes: SparseCodes | RaggedCodes) -> Tensor:
-    """[n]: the sum of each token's code values, with its gradient."""
-    return codes.values.sum(1) if isinstance(codes, SparseCodes) else _sums(codes.values, codes.offsets)
+def token_sums(codes: SparseCodes | RaggedCodes | Tensor, of: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """[n]: the sum of each token's code values, or of a function of each value that is 0 at 0, with its gradient.
+
+    Takes any form of codes, dense [n, d_sae] too: `token_sums(terms.codes, torch.square)` is the squared L2 norm.
+    """
+    values = codes if isinstance(codes, Tensor) else codes.values
+    found = values if of is None else of(values)
+    return _sums(found, codes.offsets) if isinstance(codes, RaggedCodes) else found.sum(-1)
 
 
 def _sums(values: Tensor, offsets: Tensor) -> Tensor:

@@ -6,14 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from harness.activations import store as store_module
 from harness.activations.language_model import LanguageModel, load_language_model
 from harness.activations.sources import resolve_lm
+from harness.artefacts.cache import Cache
 from harness.config import LMConfig
+from harness.data.text import TokenizedText
 
 N_WORDS = 60
+N_SEQ, SEQ_LEN = 11, 8
 _SMALL = {
     "vocab_size": N_WORDS + 3,
     "hidden_size": 16,
@@ -85,3 +90,30 @@ def lm_of(model_folder: Callable[[str], Path]) -> Callable[[str], LanguageModel]
         return loaded[family]
 
     return get
+
+
+@pytest.fixture
+def text() -> TokenizedText:
+    """11 sequences of 8 tokens, some of them special, for the language models here."""
+    tokens = np.random.default_rng(0).integers(3, 60, (N_SEQ, SEQ_LEN)).astype(np.int32)
+    tokens[:, 0] = 1
+    tokens[4, 5] = 2
+    return TokenizedText(
+        tokens=tokens,
+        document=np.arange(N_SEQ, dtype=np.int64) // 2,
+        mask=tokens > 2,
+        document_hashes=tuple("abcdef"),
+        fingerprint="f",
+        inputs={"text": "t", "split": "train"},
+    )
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most three sequences of the residual stream a shard: 4 shards."""
+    monkeypatch.setattr(store_module, "SHARD_BYTES", 3 * SEQ_LEN * 16 * 4)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,37 +15,11 @@ from harness.activations.store import ActivationStore, capture_activations, find
 from harness.artefacts.cache import Cache
 from harness.config import LMConfig
 from harness.data.text import TokenizedText
-from harness.errors import ConfigError, DataError, DiskSpaceError, NonFiniteError, ShapeError
+from harness.errors import DataError, NonFiniteError, ShapeError
 
 HOOK = "blocks.1.hook_resid_post"
 N_SEQ, SEQ_LEN = 11, 8
 LMOf = Callable[[str], LanguageModel]
-
-
-@pytest.fixture
-def text() -> TokenizedText:
-    tokens = np.random.default_rng(0).integers(3, 60, (N_SEQ, SEQ_LEN)).astype(np.int32)
-    tokens[:, 0] = 1
-    tokens[4, 5] = 2
-    return TokenizedText(
-        tokens=tokens,
-        document=np.arange(N_SEQ, dtype=np.int64) // 2,
-        mask=tokens > 2,
-        document_hashes=tuple("abcdef"),
-        fingerprint="f",
-        inputs={"text": "t", "split": "train"},
-    )
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "cache")
-
-
-@pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three sequences a shard: 4 shards."""
-    monkeypatch.setattr(store_module, "SHARD_BYTES", 3 * SEQ_LEN * 16 * 4)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -57,16 +30,30 @@ def test_what_is_read_is_what_the_model_computed(
     monkeypatch.setattr(store_module, "MEMORY_BYTES", 2**30 if in_memory else 0)
     lm = lm_of("llama")
     expected = lm.capture(torch.from_numpy(text.tokens), [HOOK])[HOOK]
-    store = capture_activations(lm, text, HOOK, cache=cache, batch_size=2)
-    assert len(store._shards) == (1 if in_memory else 4)
+    store = capture_activations(lm, text, HOOK, cache=cache, batch_size=1)
+    assert store.is_mapped is not in_memory
+    assert store.index.sequences_per_shard == 3
     assert (len(store), store.seq_len, store.d_in, store.n_tokens) == (N_SEQ, SEQ_LEN, 16, text.n_tokens)
     torch.testing.assert_close(store.sequences(0, N_SEQ), expected)
     torch.testing.assert_close(store.sequences(9, 99), expected[9:])
     rows = torch.tensor([87, 0, 30, 31, 5, 30])
     torch.testing.assert_close(store.rows(rows), expected.view(-1, 16)[rows])
+    assert torch.equal(store.raw_rows(rows), store.rows(rows))
     assert torch.equal(store.tokens, torch.from_numpy(text.tokens).long())
     assert torch.equal(store.mask, torch.from_numpy(text.mask))
     assert torch.equal(store.document, torch.from_numpy(text.document))
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 2**30])
+def test_what_is_read_is_the_readers_to_edit(
+    lm_of: LMOf, text: TokenizedText, cache: Cache, memory_bytes: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(store_module, "MEMORY_BYTES", memory_bytes)
+    store = capture_activations(lm_of("llama"), text, HOOK, cache=cache)
+    before = store.sequences(0, N_SEQ)
+    store.sequences(0, N_SEQ).zero_()
+    store.rows(torch.arange(20)).zero_()
+    assert torch.equal(store.sequences(0, N_SEQ), before)
 
 
 def test_scale_brings_counted_tokens_to_mean_norm_root_d(lm_of: LMOf, text: TokenizedText, cache: Cache):
@@ -87,6 +74,11 @@ def test_half_precision_is_stored_rounded(
     found = store.sequences(0, N_SEQ)
     assert found.dtype == torch.float32
     assert torch.equal(found, exact.to(getattr(torch, dtype)).float())
+    assert store.raw_rows(torch.arange(3)).dtype == getattr(torch, dtype)
+    shards = [path.stat().st_size for path in cache.root.glob("activations/*/*/shard-*.bin")]
+    assert sum(shards) == N_SEQ * SEQ_LEN * 16 * 2
+    in_float32 = capture_activations(lm, text, HOOK, cache=cache)
+    assert torch.equal(found, in_float32.sequences(0, N_SEQ).to(getattr(torch, dtype)).float())
 
 
 def test_the_model_runs_once_and_is_not_loaded_for_a_stored_text(
@@ -119,61 +111,6 @@ def test_any_changed_input_misses(lm_of: LMOf, text: TokenizedText, cache: Cache
     }
     for field, value in changes.items():
         assert find_store(cache, store_inputs(**{**base, field: value})) is None, field
-
-
-@pytest.mark.usefixtures("small_shards")
-def test_a_broken_capture_is_never_read_and_goes_on_where_it_stopped(lm_of: LMOf, text: TokenizedText, cache: Cache):
-    lm = lm_of("llama")
-
-    def stop(done: int, _total: int) -> None:
-        if done == 7:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        capture_activations(lm, text, HOOK, cache=cache, batch_size=1, progress=stop)
-    assert list(cache.entries()) == []
-    done: list[int] = []
-    store = capture_activations(lm, text, HOOK, cache=cache, batch_size=1, progress=lambda n, _: done.append(n))
-    assert done == [3, 6, 7, 8, 9, 10, 11], "two whole shards are kept, the third is begun anew"
-    assert torch.allclose(store.sequences(0, N_SEQ), lm.capture(torch.from_numpy(text.tokens), [HOOK])[HOOK], atol=1e-6)
-    assert cache.work_bytes() == 0
-
-
-def test_too_little_disk_is_told_before_anything_is_written(
-    lm_of: LMOf, text: TokenizedText, cache: Cache, monkeypatch: pytest.MonkeyPatch
-):
-    import shutil
-
-    usage = shutil.disk_usage(".")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=N_SEQ * SEQ_LEN * 16 * 4))
-    with pytest.raises(DiskSpaceError):
-        capture_activations(lm_of("llama"), text, HOOK, cache=cache)
-
-
-def test_values_that_are_not_finite_name_their_sequence(
-    lm_of: LMOf, text: TokenizedText, cache: Cache, monkeypatch: pytest.MonkeyPatch
-):
-    lm = lm_of("llama")
-    capture = lm.capture
-
-    def broken(tokens: torch.Tensor, hookpoints: list[str]) -> dict[str, torch.Tensor]:
-        found = capture(tokens, hookpoints)
-        if tokens.shape[1] == SEQ_LEN:
-            found[HOOK][(tokens == torch.from_numpy(text.tokens[6])).all(dim=1), 3] = 1e6
-        return found
-
-    monkeypatch.setattr(lm, "capture", broken)
-    with pytest.raises(NonFiniteError, match=r"sequence 6 .*float16 ends at 65504"):
-        capture_activations(lm, text, HOOK, dtype="float16", cache=cache, batch_size=4)
-    assert list(cache.entries()) == []
-
-
-def test_tokens_of_another_tokenizer_and_bad_batch_sizes_are_refused(lm_of: LMOf, text: TokenizedText, cache: Cache):
-    with pytest.raises(ConfigError, match="batch_size must be at least 1"):
-        capture_activations(lm_of("llama"), text, HOOK, cache=cache, batch_size=0)
-    text.tokens[3, 3] = 1000
-    with pytest.raises(DataError, match="token id 1000, but 'llama0' has 63 ids"):
-        capture_activations(lm_of("llama"), text, HOOK, cache=cache)
 
 
 def test_a_folder_that_is_no_store_is_refused(tmp_path: Path):

@@ -30,7 +30,14 @@ def test_every_method_names_an_architecture_of_ours(spec):
 
 
 def test_the_controls_are_those_that_are_not_trained():
-    assert {n for n, s in TRAINERS.items() if s.control} == {"identity", "random", "pca"}
+    assert {n for n, s in TRAINERS.items() if s.control} == {
+        "identity",
+        "random",
+        "pca",
+        "oracle",
+        "permuted_decoder",
+    }
+    assert {n for n, s in TRAINERS.items() if "world" in s.needs} == {"oracle", "permuted_decoder"}
     assert all(spec.control is not spec.trained for spec in TRAINERS.values())
 
 

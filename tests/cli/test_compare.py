@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 
+from harness.results.record import SCHEMA_VERSION
+
 AGAINST_RANDOM = ("compare", "topk", "--baseline", "random", "--suite", "micro")
 
 
@@ -169,10 +171,10 @@ def test_a_stored_record_of_a_newer_schema_is_refused(project):
     manifest = json.loads((folder / "manifest.json").read_text())
     name = sorted(manifest["records"])[0]
     data = json.loads((folder / name).read_text())
-    (folder / name).write_text(json.dumps({**data, "schema_version": 2}))
+    (folder / name).write_text(json.dumps({**data, "schema_version": SCHEMA_VERSION + 1}))
     manifest["records"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert "newer sae-harness (schema 2)" in project.error(*AGAINST_RANDOM)
+    assert f"newer sae-harness (schema {SCHEMA_VERSION + 1})" in project.error(*AGAINST_RANDOM)
 
 
 def test_a_tampered_baseline_is_refused(project):

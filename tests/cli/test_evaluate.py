@@ -37,7 +37,12 @@ def test_the_metrics_are_those_of_the_record(micro, saved):
     assert found["sae_id"] == record["sae_id"]
     wanted = {n: {k: m[k] for k in ("value", "stderr", "n")} for n, m in record["metrics"].items()}
     assert found["metrics"] == wanted
-    assert found["evaluations"] == {"core": {"status": "done", "reason": ""}}
+    done = {"status": "done", "reason": ""}
+    assert {n: e for n, e in found["evaluations"].items() if e["status"] != "skipped"} == {
+        "core": done,
+        "behaviour": done,
+    }
+    assert all(e["reason"] for e in found["evaluations"].values() if e["status"] == "skipped")
 
 
 def test_the_table_says_what_the_sae_is(micro, saved):

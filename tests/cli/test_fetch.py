@@ -5,7 +5,8 @@ from __future__ import annotations
 
 def test_an_unknown_model_names_what_there_is(micro):
     line = micro.error("fetch", "smolm2")
-    assert "Unknown model 'smolm2': known are smollm2. Did you mean smollm2?" in line
+    assert "Unknown model or labelled texts 'smolm2': known are sae-probes, smollm2, vader." in line
+    assert "Did you mean smollm2?" in line
 
 
 def test_a_file_that_is_not_the_pinned_one_is_refused(fresh, tmp_path):

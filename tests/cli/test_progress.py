@@ -57,11 +57,12 @@ def test_a_resumed_bar_begins_where_training_does(eager, capsys):
 
 def test_capture_and_evaluation_have_their_own_bars(eager, capsys):
     progress = BarProgress()
-    progress.capture("held-out activations", 5, 10)
+    progress.capture("held-out activations", 0, 10_000)
+    progress.capture("held-out activations", 5_000, 10_000)
     progress.evaluated(1, 2, "topk seed 0")
     err = capsys.readouterr().err
     assert "capturing held-out activations" in err
-    assert "5/10" in err
+    assert "5.00k/10.0k" in err
     assert "evaluating SAEs" in err
     assert "topk seed 0" in err
     progress.close()

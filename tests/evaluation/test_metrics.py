@@ -10,6 +10,7 @@ from torch import Tensor
 
 from harness.errors import DataError, NonFiniteError, ShapeError
 from harness.evaluation import metrics
+from harness.interfaces.sae import RaggedCodes
 
 X = torch.tensor([[1.0, 0.0], [3.0, 0.0], [1.0, 4.0], [3.0, 4.0]])
 """Mean (2, 2); squared deviations sum to 4·1 + 4·4 = 20."""
@@ -150,6 +151,31 @@ def test_density_counts_dense_latents_and_bins_the_live_ones():
     assert len(density.detail["log10_edges"]) == len(density.detail["counts"]) + 1
 
 
+def test_ragged_codes_are_counted_as_the_dense_ones_they_stand_for():
+    dense = torch.tensor([[0.0, 2.0, 0.0, -1.0], [0.0, 0.0, 0.0, 0.0], [0.0, 3.0, 0.0, 0.0]])
+    ragged = RaggedCodes(
+        torch.tensor([1, 2, 3, 1]), torch.tensor([0, 3, 3, 4]), torch.tensor([2.0, 0.0, -1.0, 3.0])
+    )  # latent 2 of the first token has a slot and the value 0
+    document = torch.tensor([0, 0, 1])
+    found = metrics.RunningFirings(4), metrics.RunningFirings(4)
+    for firings, codes in zip(found, (dense, ragged), strict=True):
+        firings.update(codes, document)
+        assert firings.counts.tolist() == [0, 2, 0, 1]
+        assert firings.l0().value == 1.0
+    assert found[0].l0() == found[1].l0()
+
+
+def test_the_variation_may_be_measured_before():
+    x, x_hat, document = rows(3)
+    variation = metrics.RunningVariation()
+    for i in range(0, len(x), 5):
+        variation.update(x[i : i + 5], document[i : i + 5])
+    given = metrics.RunningReconstruction(variation.total())
+    given.update(x, x_hat, document)
+    assert given.fvu().value == pytest.approx(metrics.fvu(x, x_hat).item(), rel=1e-12)
+    assert given.fvu().stderr == pytest.approx(running(x, x_hat, document, 24).fvu().stderr, rel=1e-12)
+
+
 # --- properties ------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +293,22 @@ def test_non_finite_values_are_refused():
         metrics.RunningFirings(2).update(X * math.inf, document)
     with pytest.raises(NonFiniteError):
         metrics.ratio_estimate(torch.tensor([math.nan]), torch.tensor([1.0]))
+
+
+def test_a_variation_of_other_documents_is_refused():
+    variation = metrics.Variation(torch.tensor([7]), torch.tensor([20.0], dtype=torch.float64))
+    total = metrics.RunningReconstruction(variation)
+    total.update(X, X_HAT, torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(DataError, match="not of the same data"):
+        total.fvu()
+
+
+def test_misfitting_ragged_codes_are_refused():
+    codes = RaggedCodes(torch.tensor([1, 5]), torch.tensor([0, 1, 2]), torch.ones(2))
+    with pytest.raises(ShapeError, match="6 latents"):
+        metrics.RunningFirings(4).update(codes, torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ShapeError, match="2 tokens"):
+        metrics.RunningFirings(6).update(codes, torch.zeros(3, dtype=torch.int64))
 
 
 def test_misfitting_documents_columns_and_targets_are_refused():

@@ -71,3 +71,11 @@ def test_sums_and_selections_equal_the_dense_ones(make):
     torch.testing.assert_close(token_sums(codes), to_dense(codes, D_SAE).sum(1))
     rows = torch.tensor([True, False] * 4)
     torch.testing.assert_close(to_dense(select_tokens(codes, rows), D_SAE), to_dense(codes, D_SAE)[rows])
+
+
+@pytest.mark.parametrize("make", [sparse_codes, ragged_codes])
+def test_sums_of_a_function_of_the_values_take_dense_codes_too(make):
+    codes = make(6)
+    dense = to_dense(codes, D_SAE)
+    torch.testing.assert_close(token_sums(codes, torch.square), dense.square().sum(1))
+    torch.testing.assert_close(token_sums(dense, torch.square), dense.square().sum(1))

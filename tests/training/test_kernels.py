@@ -96,7 +96,7 @@ def test_the_pre_activation_buffer_can_be_bounded():
     x_hat.square().sum().backward()
     x_hat_2.square().sum().backward()
     for ours, theirs in zip(chunked, whole, strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5)
+        assert (ours.grad - theirs.grad).abs().max() / theirs.grad.abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("k", [0, 41])

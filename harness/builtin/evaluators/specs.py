@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from harness import EvaluatorSpec, MetricSpec
 
+from .ground_truth_specs import GROUND_TRUTH
+from .probing_specs import SPARSE_PROBING
+
 _GAO = "Gao et al. 2024, arXiv:2406.04093"
 _GATED = "Rajamanoharan et al. 2024, arXiv:2404.16014"
 
@@ -16,8 +19,7 @@ _INTERVENTION = (
 CORE = EvaluatorSpec(
     name="core",
     target="harness.builtin.evaluators.core:CoreEvaluator",
-    summary="Sparsity, reconstruction, and how much of the LM's behaviour survives the SAE.",
-    needs=frozenset({"language_model"}),
+    summary="Sparsity, reconstruction, and how often latents fire.",
     default=True,
     metrics=(
         MetricSpec(
@@ -86,6 +88,16 @@ CORE = EvaluatorSpec(
                 "detail: histogram of log10 firing frequency of live latents"
             ),
         ),
+    ),
+)
+
+BEHAVIOUR = EvaluatorSpec(
+    name="behaviour",
+    target="harness.builtin.evaluators.behaviour:BehaviourEvaluator",
+    summary="How much of the LM's loss and output distribution survives the SAE.",
+    needs=frozenset({"language_model"}),
+    default=True,
+    metrics=(
         MetricSpec(
             name="ce_loss_recovered",
             better="higher",
@@ -104,5 +116,5 @@ CORE = EvaluatorSpec(
     ),
 )
 
-EVALUATORS: tuple[EvaluatorSpec, ...] = (CORE,)
+EVALUATORS: tuple[EvaluatorSpec, ...] = (CORE, BEHAVIOUR, GROUND_TRUTH, SPARSE_PROBING)
 """All built-in evaluators."""

@@ -33,7 +33,7 @@ def relative_distance(a: Codes, b: Codes) -> Tensor:
 
 def l1_norm(codes: Codes) -> Tensor:
     """[n]: sum of the code values of each token (they are not negative)."""
-    return codes.sum(-1) if isinstance(codes, Tensor) else token_sums(codes)
+    return token_sums(codes)
 
 
 def distance_to_nothing(codes: Codes, *, relative: bool) -> Tensor:

@@ -7,24 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from harness import (
-    SAE,
-    ConfigError,
-    DataError,
-    EvalContext,
-    Evaluator,
-    MetricValue,
-    NonFiniteError,
-    Option,
-    SequenceBatch,
-)
-from harness.evaluation.metrics import GroupedSums, one_minus
+from harness import SAE, ConfigError, DataError, EvalContext, Evaluator, MetricValue, Option, RaggedCodes, SequenceBatch
+from harness.evaluation.metrics import GroupedSums, n_active, one_minus, take, token_of_slot
 
 POOL = 4096
 """Tokens from which the partners of the null are drawn: enough that drawing one of them anew moves no mean."""
-
-_CODE_ELEMENTS = 1 << 22
-"""Codes are made in chunks of about this many numbers (16 MiB in float32)."""
 
 
 class StabilityEvaluator(Evaluator):
@@ -50,13 +37,17 @@ class StabilityEvaluator(Evaluator):
         """
         shared = context.shared("partners", {"pool": POOL}, lambda: _partners(context))
         sums = GroupedSums("pairs", "distance", "shuffled", "jaccard", "active", "flipped")
+        pool = context.encode(sae, shared["activations"])
         done = 0
-        for batch in context.batches():
-            rows, document, follows = _in_order(batch)
-            n_pairs = int(follows.sum())
-            strangers = shared["partner"][done : done + n_pairs]
-            done += n_pairs
-            _add(sums, sae, rows, document, follows, shared["activations"], strangers)
+        for part in context.encoded(sae):
+            _, _, follows = _in_order(part.batch)
+            second = follows.nonzero().squeeze(1)
+            strangers = shared["partner"][done : done + len(second)]
+            done += len(second)
+            keep = n_active(part.codes)[second] > 0
+            second = second[keep]
+            now, before = take(part.codes, second), take(part.codes, second - 1)
+            _add_pairs(sums, part.document[second], now, before, take(pool, strangers[keep]))
         if not len(sums.groups):
             raise DataError("temporal_stability: no latent is active on any token that has a neighbour.")
         return {
@@ -118,51 +109,41 @@ def _gather(context: EvalContext, chosen: Tensor) -> Tensor:
     return found
 
 
-def _add(
-    sums: GroupedSums, sae: SAE, rows: Tensor, document: Tensor, follows: Tensor, pool: Tensor, strangers: Tensor
+def _add_pairs(
+    sums: GroupedSums, document: Tensor, now: RaggedCodes, before: RaggedCodes, stranger: RaggedCodes
 ) -> None:
-    """Add the pairs of one batch; `strangers` [n_pairs] are their partners' rows in `pool`."""
-    size = max(1, _CODE_ELEMENTS // sae.config.d_sae)
-    done = 0
-    for start in range(0, len(rows), size):
-        stop = min(start + size, len(rows))
-        second = follows[start:stop].nonzero().squeeze(1) + start
-        if len(second) == 0:
-            continue
-        begin = max(0, start - 1)  # the row before the chunk is encoded again
-        codes = _encode(sae, rows[begin:stop])
-        now, before = codes[second - begin], codes[second - begin - 1]
-        stranger = _encode(sae, pool[strangers[done : done + len(second)]])
-        done += len(second)
-        keep = (now != 0).any(1)
-        if bool(keep.any()):
-            _add_pairs(sums, document[second[keep]], now[keep], before[keep], stranger[keep])
-
-
-def _add_pairs(sums: GroupedSums, document: Tensor, now: Tensor, before: Tensor, stranger: Tensor) -> None:
-    """Add pairs of codes [n, d_sae], none of `now` empty, each with its document [n]."""
-    active, active_before = now != 0, before != 0
-    n_active = active.sum(1)
-    n_shared = (active & active_before).sum(1)
+    """Add pairs of the codes of n tokens, none of `now` empty, each with its document [n]."""
+    distance, n_shared = _compare(now, before)
+    active = n_active(now)
     sums.add(
         document,
         pairs=torch.ones_like(document),
-        distance=_distance(now, before),
-        shuffled=_distance(now, stranger),
-        jaccard=n_shared.double() / (n_active + active_before.sum(1) - n_shared),
-        active=n_active,
-        flipped=n_active - n_shared,
+        distance=distance,
+        shuffled=_compare(now, stranger)[0],
+        jaccard=n_shared.double() / (active + n_active(before) - n_shared),
+        active=active,
+        flipped=active - n_shared,
     )
 
 
-def _distance(f: Tensor, g: Tensor) -> Tensor:
-    """[n]: sum |f - g| / (0.5 (|f|_1 + |g|_1)) of codes [n, d_sae]; f is not empty."""
-    return (f - g).abs().sum(1) / (0.5 * (f.abs().sum(1) + g.abs().sum(1)))
+def _compare(f: RaggedCodes, g: RaggedCodes) -> tuple[Tensor, Tensor]:
+    """Of each of n pairs of codes: sum |f - g| / (0.5 (|f|_1 + |g|_1)), [n] float64, and the number of latents active
+    in both, [n] int64. No f is empty."""
+    width = 1 + max((int(codes.latents.max()) for codes in (f, g) if len(codes.latents)), default=0)
+    token_f, token_g = token_of_slot(f), token_of_slot(g)
+    cells_f, cells_g = token_f * width + f.latents, token_g * width + g.latents
+    # Both ascend. -1 stands behind the last cell, where a search may end.
+    place = torch.searchsorted(cells_g, cells_f)
+    both = torch.cat([cells_g, cells_g.new_full((1,), -1)])[place] == cells_f
+    place_g = place[both]
+    values_f, values_g = f.values.double(), g.values.double()
+    apart_f, apart_g = values_f.clone(), values_g.clone()
+    apart_f[both] -= values_g[place_g]
+    apart_g[place_g] = 0.0
 
+    def total(token: Tensor, values: Tensor) -> Tensor:
+        return values.new_zeros(len(f.offsets) - 1).index_add_(0, token, values.abs())
 
-def _encode(sae: SAE, rows: Tensor) -> Tensor:
-    """Codes [n, d_sae] float32 of rows [n, d_in]."""
-    codes = sae.encode(rows).float()
-    if not bool(torch.isfinite(codes).all()):
-        raise NonFiniteError("NaN or infinite values in the codes.")
-    return codes
+    apart = total(token_f, apart_f) + total(token_g, apart_g)
+    n_shared = torch.bincount(token_f[both], minlength=len(apart))
+    return apart / (0.5 * (total(token_f, values_f) + total(token_g, values_g))), n_shared
