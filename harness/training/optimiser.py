@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .kernels import normalise_rows_
+from .side_by_side import side_by_side
 
 _CHUNK_BYTES = 2**21
 """Decoder rows taken at a time: parameter, gradient and both averages of a chunk stay in the cache between the
@@ -66,7 +68,7 @@ class FusedAdam:
             if parameter.grad is None:
                 continue
             if parameter is self.unit_rows:
-                norms += [remove_parallel_(w, g).double() for w, g in _pieces(parameter, parameter.grad)]
+                norms += side_by_side(lambda p: remove_parallel_(*p).double(), _pieces(parameter, parameter.grad))
             else:
                 norms.append(parameter.grad.norm().double())
         return torch.stack(norms).norm() if norms else torch.zeros(())
@@ -84,11 +86,15 @@ class FusedAdam:
             whole = [i for i in chosen if self.parameters[i] is not self.unit_rows]
             self._update([self._tensors(i) for i in whole], [self.steps[i] for i in whole], group, lr, scale)
             for i in set(chosen).difference(whole):
-                for piece in _pieces(*self._tensors(i)):
-                    self._update([piece], [self.steps[i]], group, lr, scale)
-                    normalise_rows_(piece[0])
+                side_by_side(partial(self._update_unit_rows, i, group, lr, scale), _pieces(*self._tensors(i)))
         if self.unit_rows is not None and self.unit_rows.grad is None:
             normalise_rows_(self.unit_rows)
+
+    def _update_unit_rows(
+        self, i: int, group: dict[str, Any], lr: float, scale: float, piece: tuple[Tensor, ...]
+    ) -> None:
+        self._update([piece], [self.steps[i]], group, lr, scale)
+        normalise_rows_(piece[0])
 
     def _tensors(self, i: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         tensors = self.parameters[i], _laid_out_as(self.parameters[i]), self.averages[i], self.squares[i]
@@ -132,14 +138,13 @@ class FusedAdam:
                 mine.copy_(saved)
 
 
-def _pieces(*matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _pieces(*matrices: Tensor) -> list[tuple[Tensor, ...]]:
     """The matrices [m, d] side by side in pieces of rows; in one piece on a GPU, where launches cost more."""
     first = matrices[0]
     if first.is_cuda:
-        yield matrices
-        return
+        return [matrices]
     rows = max(1, _CHUNK_BYTES // (first.shape[1] * first.element_size()))
-    yield from zip(*(matrix.split(rows) for matrix in matrices), strict=True)
+    return list(zip(*(matrix.split(rows) for matrix in matrices), strict=True))
 
 
 @torch.no_grad()
