@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import click
 
@@ -10,6 +11,7 @@ from ..bench import Bench
 from ..compute import Compute
 from ..config import SuiteConfig
 from ..errors import BaselineError
+from ..interfaces.specs import MetricSpec
 from ..methods import Method, resolve_method
 from ..pipeline import run
 from ..report.record_tables import controls_table
@@ -86,6 +88,8 @@ def command(
         command_line = f"sae-harness compare {candidate} --baseline {baseline_name} --suite {suite.name}"
         ours = run(bench, bench.jobs(method), progress=progress, retrain=retrain, command=command_line)
     progress.close()
+    if not metric_names:
+        metrics = _of_interest(metrics, bench, [*ours, *theirs])
     result = compare(ours, theirs, metrics, at_l0=at_l0, allow_tainted=allow_tainted)
     if as_json:
         click.echo(json.dumps(comparison_to_json_dict(result), indent=1))
@@ -127,3 +131,11 @@ def baseline_records(
         stored = ", ".join(store.methods(suite.name)) or "none"
         progress.note(f"No stored records of {name!r} in suite {suite.name} (stored: {stored}): training it here.")
     return run(bench, jobs, progress=progress, command=f"sae-harness run {name} --suite {suite.name}")
+
+
+def _of_interest(metrics: Sequence[MetricSpec], bench: Bench, records: Sequence[Record]) -> list[MetricSpec]:
+    """The metrics that a side has or the suite asks for: other evaluators' would be rows of "not measured"."""
+    measured = {name for record in records for name in record.metrics}
+    evaluators = [bench.catalogue.evaluators[n] for n in bench.suite.evaluators if n in bench.catalogue.evaluators]
+    asked = {metric.name for provided in evaluators for metric in provided.spec.metrics}
+    return [metric for metric in metrics if metric.name in measured | asked]

@@ -181,3 +181,12 @@ def test_a_tampered_baseline_is_refused(project):
     record = next((project.baselines / "micro" / "random").glob("[0-9a-f]*.json"))
     record.write_text(record.read_text().replace('"seed": ', '"seed":  ', 1))
     assert "differs from its manifest" in project.error(*AGAINST_RANDOM)
+
+
+def test_evaluators_the_suite_does_not_ask_for_have_no_rows_unless_named(micro):
+    asked = ("compare", "topk", "--baseline", "topk", "--suite", "micro", "--quiet")
+    table = micro.ok(*asked)
+    assert "fvu" in table
+    assert "sparse_probing" not in table
+    assert "truth_f1" not in table
+    assert "truth_f1" in micro.ok(*asked, "--metrics", "fvu,truth_f1")
