@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import NonFiniteError
+from ..interfaces.codes import dense, n_active, offsets_of, take, token_of_slot
 from ..interfaces.sae import SAE, RaggedCodes, SparseCodes
 
 _CODE_ELEMENTS = 1 << 24
@@ -42,34 +43,6 @@ def encode(sae: SAE, rows: Tensor) -> RaggedCodes:
     if not bool(torch.isfinite(codes.values).all()):
         raise NonFiniteError("NaN or infinite values in the codes.")
     return codes
-
-
-def n_active(codes: RaggedCodes) -> Tensor:
-    """[n] int64: how many latents are active on each token."""
-    return codes.offsets[1:] - codes.offsets[:-1]
-
-
-def token_of_slot(codes: RaggedCodes) -> Tensor:
-    """[nnz] int64: the token each active latent belongs to."""
-    lengths = n_active(codes)
-    tokens = torch.arange(len(lengths), device=lengths.device)
-    return tokens.repeat_interleave(lengths, output_size=len(codes.latents))
-
-
-def dense(codes: RaggedCodes, d_sae: int) -> Tensor:
-    """[n, d_sae]: the codes with their zeros."""
-    n = len(codes.offsets) - 1
-    cells = token_of_slot(codes) * d_sae + codes.latents
-    return codes.values.new_zeros(n * d_sae).scatter(0, cells, codes.values).view(n, d_sae)
-
-
-def take(codes: RaggedCodes, tokens: Tensor) -> RaggedCodes:
-    """The codes of the tokens [m] int64, in that order; a token may be named more than once."""
-    lengths = n_active(codes)[tokens]
-    offsets = _offsets(lengths)
-    slots = torch.arange(int(offsets[-1]), device=lengths.device)
-    slots += (codes.offsets[tokens] - offsets[:-1]).repeat_interleave(lengths, output_size=len(slots))
-    return RaggedCodes(codes.latents[slots], offsets, codes.values[slots])
 
 
 class Decoder:
@@ -190,7 +163,7 @@ def _of_dense(codes: Tensor) -> RaggedCodes:
     flat = codes.reshape(-1)
     cells = flat.nonzero().squeeze(1)
     tokens = cells // d_sae
-    offsets = _offsets(torch.bincount(tokens, minlength=len(codes)))
+    offsets = offsets_of(torch.bincount(tokens, minlength=len(codes)))
     return RaggedCodes(cells - tokens * d_sae, offsets, flat[cells].float())
 
 
@@ -200,7 +173,7 @@ def _of_slots(codes: SparseCodes) -> RaggedCodes:
     values = codes.values.gather(1, order).float()
     used = values != 0
     counts = used.sum(1)
-    return RaggedCodes(latents[used], _offsets(counts), values[used])
+    return RaggedCodes(latents[used], offsets_of(counts), values[used])
 
 
 def _of_ragged(codes: RaggedCodes) -> RaggedCodes:
@@ -214,7 +187,7 @@ def _of_ragged(codes: RaggedCodes) -> RaggedCodes:
     used = codes.values != 0
     if not bool(used.all()):
         counts = torch.bincount(tokens[used], minlength=len(codes.offsets) - 1)
-        codes = RaggedCodes(codes.latents[used], _offsets(counts), codes.values[used])
+        codes = RaggedCodes(codes.latents[used], offsets_of(counts), codes.values[used])
     return RaggedCodes(codes.latents, codes.offsets, codes.values.float())
 
 
@@ -223,9 +196,5 @@ def _joined(parts: list[RaggedCodes]) -> RaggedCodes:
         return parts[0]
     lengths = torch.cat([n_active(part) for part in parts])
     return RaggedCodes(
-        torch.cat([part.latents for part in parts]), _offsets(lengths), torch.cat([part.values for part in parts])
+        torch.cat([part.latents for part in parts]), offsets_of(lengths), torch.cat([part.values for part in parts])
     )
-
-
-def _offsets(lengths: Tensor) -> Tensor:
-    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..interfaces.codes import token_of_slot
 from ..interfaces.sae import SAE, RaggedCodes, SparseCodes
 from ..training.checkpoint import load_sae, sae_id, save_sae
 from ..training.code_distance import ragged
 from ..training.kernels import to_dense
-from ..training.sparse_ops import segment_of_slot
 from .bench import MethodBench, require
 from .fixtures import D_IN, D_SAE
 
@@ -74,9 +74,9 @@ def sparse_codes_are_as_declared(bench: MethodBench) -> None:
         require(not offered, f"{type(sae).__name__} offers encode_sparse, but its spec does not say sparse=True.")
         return
     codes = sae.encode_sparse(rows)
-    ragged = _as_ragged(codes, len(rows))
-    require(bool((ragged.values >= 0).all()), "encode_sparse gives values below 0: code values are at least 0.")
-    cells = segment_of_slot(ragged.offsets, len(ragged.latents)) * D_SAE + ragged.latents
+    flat = _as_ragged(codes, len(rows))
+    require(bool((flat.values >= 0).all()), "encode_sparse gives values below 0: code values are at least 0.")
+    cells = token_of_slot(flat) * D_SAE + flat.latents
     require(len(cells.unique()) == len(cells), "encode_sparse names a latent twice in one row.")
     _require_close(to_dense(codes, D_SAE), sae.encode(rows), ROW_TOLERANCE, "encode_sparse, made dense,")
 

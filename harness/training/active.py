@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import ConfigError, ShapeError
+from ..interfaces.codes import offsets_of, token_of_slot
 from ..interfaces.sae import RaggedCodes
 from .kernels import SegmentDecode, encoder_gradients, pre_activations, token_chunks
-from .sparse_ops import SlotsByColumn, segment_of_slot, top_k
+from .sparse_ops import SlotsByColumn, top_k
 
 MAX_DENSITY = 1 / 8
 """Share of active pairs above which the dense path is taken. Both cost the same at .15 to .25, at each size tried."""
@@ -97,28 +98,21 @@ def active_latents(
     with torch.no_grad():
         centred = x - b_dec
         if keep is not None:
-            found: _Pairs | Tensor = _largest(pre_activations(centred, W_enc, b_enc), keep)
+            found: RaggedCodes | Tensor = _largest(pre_activations(centred, W_enc, b_enc), keep)
         else:
             assert above is not None
             found = _pairs_above(centred, W_enc, b_enc, above, max_density, buffer_bytes)
     if isinstance(found, Tensor):
         z = _DensePreActivations.apply(x, W_enc, b_enc, b_dec, centred, found)
         return ActiveLatents(z=z, latents=None, offsets=None, slots=None)  # type: ignore[arg-type]
-    slots = SlotsByColumn(found.latents, segment_of_slot(found.offsets, len(found.latents)), W_enc.shape[1])
+    slots = SlotsByColumn(found.latents, token_of_slot(found), W_enc.shape[1])
     z = _ActivePreActivations.apply(x, W_enc, b_enc, b_dec, centred, found, slots)
     return ActiveLatents(z=z, latents=found.latents, offsets=found.offsets, slots=slots)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    latents: Tensor
-    offsets: Tensor
-    z: Tensor
-
-
 def _pairs_above(
     centred: Tensor, W_enc: Tensor, b_enc: Tensor, above: float | Tensor, max_density: float, buffer_bytes: int | None
-) -> _Pairs | Tensor:
+) -> RaggedCodes | Tensor:
     """The pairs, or the dense pre-activations where the pairs are too many."""
     d_sae = len(b_enc)
     latents, values, counts = [], [], []
@@ -133,23 +127,17 @@ def _pairs_above(
         latents.append(where - tokens * d_sae)
         values.append(pre.view(-1)[where])
         counts.append(torch.bincount(tokens, minlength=len(chunk)))
-    return _Pairs(torch.cat(latents), _offsets(torch.cat(counts)), torch.cat(values))
+    return RaggedCodes(torch.cat(latents), offsets_of(torch.cat(counts)), torch.cat(values))
 
 
-def _largest(pre: Tensor, keep: int) -> _Pairs:
+def _largest(pre: Tensor, keep: int) -> RaggedCodes:
     n, d_sae = pre.shape
     if not 1 <= keep <= pre.numel():
         raise ShapeError(f"keep must lie in [1, n · d_sae = {pre.numel()}], got {keep}.")
     where = top_k(pre.view(1, -1), keep)[1].view(-1).sort().values
     tokens = where // d_sae
     counts = torch.bincount(tokens, minlength=n)
-    return _Pairs(where - tokens * d_sae, _offsets(counts), pre.view(-1)[where])
-
-
-def _offsets(counts: Tensor) -> Tensor:
-    offsets = counts.new_zeros(len(counts) + 1)
-    torch.cumsum(counts, 0, out=offsets[1:])
-    return offsets
+    return RaggedCodes(where - tokens * d_sae, offsets_of(counts), pre.view(-1)[where])
 
 
 class _ActivePreActivations(torch.autograd.Function):
@@ -163,12 +151,12 @@ class _ActivePreActivations(torch.autograd.Function):
         b_enc: Tensor,
         b_dec: Tensor,
         centred: Tensor,
-        pairs: _Pairs,
+        pairs: RaggedCodes,
         slots: SlotsByColumn,
     ) -> Tensor:
         ctx.slots = slots
         ctx.save_for_backward(centred, W_enc, pairs.offsets)
-        return pairs.z
+        return pairs.values
 
     @staticmethod
     @once_differentiable

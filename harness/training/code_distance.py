@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ShapeError
+from ..interfaces.codes import take, token_of_slot
 from ..interfaces.sae import RaggedCodes, SparseCodes
-from .sparse_ops import segment_of_slot
 
 
 def l1_difference(a: SparseCodes | RaggedCodes, b: SparseCodes | RaggedCodes) -> Tensor:
@@ -50,7 +50,7 @@ def _by_comparison(a: SparseCodes, b: SparseCodes) -> Tensor:
 
 
 def _by_sort(a: RaggedCodes, b: RaggedCodes) -> Tensor:
-    token = torch.cat([segment_of_slot(c.offsets, len(c.latents)) for c in (a, b)])
+    token = torch.cat([token_of_slot(c) for c in (a, b)])
     latent = torch.cat([a.latents, b.latents])
     signed = torch.cat([a.values, -b.values])
     cell = token * (int(latent.max()) + 1 if len(latent) else 1) + latent
@@ -83,7 +83,4 @@ def select_tokens(codes: SparseCodes | RaggedCodes, rows: Tensor) -> SparseCodes
     """The codes of the tokens where rows [n] bool holds."""
     if isinstance(codes, SparseCodes):
         return SparseCodes(codes.indices[rows], codes.values[rows])
-    kept = rows[segment_of_slot(codes.offsets, len(codes.latents))]
-    lengths = (codes.offsets[1:] - codes.offsets[:-1])[rows]
-    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    return RaggedCodes(codes.latents[kept], offsets, codes.values[kept])
+    return take(codes, rows.nonzero().squeeze(1))

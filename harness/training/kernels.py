@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import ShapeError
+from ..interfaces.codes import dense as ragged_to_dense
+from ..interfaces.codes import token_of_slot
 from ..interfaces.sae import RaggedCodes, SparseCodes
-from .sparse_ops import SlotsByColumn, segment_of_slot, segment_sum, slot_dots, top_k
+from .sparse_ops import SlotsByColumn, segment_sum, slot_dots, top_k
 
 PRE_ACTIVATION_BYTES = 2**28
 """Pre-activations [n, d_sae] larger than this are made in chunks of tokens, with the same result."""
@@ -152,7 +154,7 @@ def _topk_encode(
 def sparse_decode(codes: SparseCodes | RaggedCodes, W_dec: Tensor, b_dec: Tensor) -> Tensor:
     """x̂ [n, d_in] = sum of value times decoder row over each token's latents, plus b_dec."""
     if isinstance(codes, RaggedCodes):
-        rows: Tensor | int = segment_of_slot(codes.offsets, len(codes.latents))
+        rows: Tensor | int = token_of_slot(codes)
         slots = SlotsByColumn(codes.latents, rows, W_dec.shape[0])
         return SegmentDecode.apply(codes.values, codes.offsets, W_dec, b_dec, slots)  # type: ignore[return-value]
     n, k = codes.indices.shape
@@ -164,9 +166,7 @@ def sparse_decode(codes: SparseCodes | RaggedCodes, W_dec: Tensor, b_dec: Tensor
 def to_dense(codes: SparseCodes | RaggedCodes, d_sae: int) -> Tensor:
     """[n, d_sae]: the codes with their zeros."""
     if isinstance(codes, RaggedCodes):
-        n = len(codes.offsets) - 1
-        cells = segment_of_slot(codes.offsets, len(codes.latents)) * d_sae + codes.latents
-        return codes.values.new_zeros(n * d_sae).scatter(0, cells, codes.values).view(n, d_sae)
+        return ragged_to_dense(codes, d_sae)
     dense = torch.zeros(codes.values.shape[0], d_sae, dtype=codes.values.dtype, device=codes.values.device)
     return dense.scatter(1, codes.indices, codes.values)
 

@@ -71,12 +71,6 @@ def dots_by_chunks(grad: Tensor, columns: Tensor, segments: Tensor, table: Tenso
     return torch.cat(parts) if parts else grad.new_zeros(0)
 
 
-def segment_of_slot(offsets: Tensor, nnz: int) -> Tensor:
-    """[nnz] int64: the segment each slot belongs to."""
-    lengths = offsets[1:] - offsets[:-1]
-    return torch.arange(len(lengths), device=offsets.device).repeat_interleave(lengths.long(), output_size=nnz)
-
-
 class SlotsByColumn:
     """The same slots grouped by column: what both weight gradients sum over. Sorted once, on first use."""
 

@@ -5,14 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.training.sparse_ops import (
-    SlotsByColumn,
-    dots_by_chunks,
-    segment_of_slot,
-    segment_sum,
-    slot_dots,
-    top_k,
-)
+from harness.interfaces.codes import token_of_slot
+from harness.interfaces.sae import RaggedCodes
+from harness.training.sparse_ops import SlotsByColumn, dots_by_chunks, segment_sum, slot_dots, top_k
 
 
 def ragged_list(n=7, m=11, seed=0, index_type=torch.int64):
@@ -25,9 +20,13 @@ def ragged_list(n=7, m=11, seed=0, index_type=torch.int64):
     return columns.to(index_type), offsets.to(index_type)
 
 
+def segment_of(columns, offsets):
+    return token_of_slot(RaggedCodes(columns, offsets, torch.zeros(len(columns))))
+
+
 def as_matrix(columns, offsets, weights, m):
     matrix = torch.zeros(len(offsets) - 1, m, dtype=weights.dtype)
-    matrix[segment_of_slot(offsets, len(columns)), columns.long()] = weights
+    matrix[segment_of(columns, offsets), columns.long()] = weights
     return matrix
 
 
@@ -45,7 +44,7 @@ def test_segment_sum_is_a_product_with_the_sparse_matrix(index_type):
 def test_slot_dots_are_the_entries_of_the_dense_product(dtype):
     columns, offsets = ragged_list()
     grad, table = torch.randn(7, 5, dtype=dtype), torch.randn(11, 5, dtype=dtype)
-    segments = segment_of_slot(offsets, len(columns))
+    segments = segment_of(columns, offsets)
     slots = SlotsByColumn(columns, segments, 11)
     wanted = (grad @ table.t())[segments, columns]
     torch.testing.assert_close(slot_dots(grad, slots, offsets, table), wanted)
@@ -56,15 +55,15 @@ def test_slot_dots_are_the_entries_of_the_dense_product(dtype):
 def test_half_precision_dots_take_the_public_way():
     columns, offsets = ragged_list()
     grad, table = torch.randn(7, 5).bfloat16(), torch.randn(11, 5).bfloat16()
-    slots = SlotsByColumn(columns, segment_of_slot(offsets, len(columns)), 11)
-    wanted = (grad.float() @ table.float().t())[segment_of_slot(offsets, len(columns)), columns]
+    slots = SlotsByColumn(columns, segment_of(columns, offsets), 11)
+    wanted = (grad.float() @ table.float().t())[segment_of(columns, offsets), columns]
     torch.testing.assert_close(slot_dots(grad, slots, offsets, table).float(), wanted, rtol=0.05, atol=0.05)
 
 
 def test_grouping_by_column_is_the_transposed_matrix():
     columns, offsets = ragged_list()
     weights, table = torch.randn(len(columns)), torch.randn(7, 5)
-    slots = SlotsByColumn(columns, segment_of_slot(offsets, len(columns)), 11)
+    slots = SlotsByColumn(columns, segment_of(columns, offsets), 11)
     matrix = as_matrix(columns, offsets, weights, 11)
     torch.testing.assert_close(slots.gather(weights, table), matrix.t() @ table)
     torch.testing.assert_close(slots.totals(weights), matrix.sum(0))
@@ -72,7 +71,7 @@ def test_grouping_by_column_is_the_transposed_matrix():
 
 def test_no_slots_at_all_give_zeros():
     columns, offsets = torch.zeros(0, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
-    slots = SlotsByColumn(columns, segment_of_slot(offsets, 0), 6)
+    slots = SlotsByColumn(columns, segment_of(columns, offsets), 6)
     assert segment_sum(columns, offsets, torch.zeros(0), torch.randn(6, 5)).tolist() == torch.zeros(3, 5).tolist()
     assert slots.gather(torch.zeros(0), torch.randn(3, 5)).abs().sum() == 0
     assert slot_dots(torch.randn(3, 5), slots, offsets, torch.randn(6, 5)).shape == (0,)
