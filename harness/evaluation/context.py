@@ -19,11 +19,13 @@ from ..errors import ConfigError, DataError, ShapeError
 from ..interfaces.batch import SequenceBatch
 from ..interfaces.evaluator import EncodedBatch, EvalContext, LanguageModelView, NextTokenLosses
 from ..interfaces.labelled import Sample, Sizes
+from ..interfaces.prompts import PromptBatch
 from ..interfaces.sae import SAE, RaggedCodes
 from ..interfaces.texts import TextBatch
 from ..interfaces.truth import WorldTruth
 from .codes import CodeMemo, Decoder, encode
 from .predictions import predicting_positions
+from .prompts import prompt_logits, prompt_logprobs
 from .readout import CleanTable, HeadReadout, LogitReadout, Readout
 
 SHARED_VERSION = 1
@@ -80,6 +82,18 @@ class TextSource(Protocol):
 
     def activations(self, texts: Sequence[str], *, max_tokens: int, last_tokens: int) -> Iterator[TextBatch]:
         """Activations of texts."""
+        ...
+
+    def table(self, name: str) -> tuple[Mapping[str, Any], ...]:
+        """The rows of a table."""
+        ...
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts."""
+        ...
+
+    def prompt_batches(self, prompts: Sequence[Sequence[str]], max_tokens: int | None) -> Iterator[PromptBatch]:
+        """Prompts with their activations."""
         ...
 
 
@@ -202,6 +216,34 @@ class StoreEvalContext(EvalContext):
         """The LM's activations of texts, on the context's device."""
         for part in self._text_source().activations(texts, max_tokens=max_tokens, last_tokens=last_tokens):
             yield TextBatch(rows=part.rows.to(self.device), text=part.text.to(self.device))
+
+    def table(self, name: str) -> tuple[Mapping[str, Any], ...]:
+        """The rows of a fetched table."""
+        return self._text_source().table(name)
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The LM's token ids of each text."""
+        return self._text_source().token_ids(texts)
+
+    def prompt_batches(
+        self, prompts: Sequence[Sequence[str]], *, max_tokens: int | None = None
+    ) -> Iterator[PromptBatch]:
+        """The prompts with the LM's activations, on the context's device."""
+        for batch in self._text_source().prompt_batches(prompts, max_tokens):
+            yield PromptBatch(
+                index=batch.index,
+                tokens=batch.tokens.to(self.device),
+                part=batch.part.to(self.device),
+                activations=batch.activations.to(self.device),
+            )
+
+    def prompt_logprobs(self, batch: PromptBatch, activations: Tensor) -> Tensor:
+        """Log-probabilities of the prompts' own tokens."""
+        return prompt_logprobs(self.language_model, self.hookpoint, batch, activations)
+
+    def prompt_logits(self, batch: PromptBatch, activations: Tensor, positions: Tensor) -> Tensor:
+        """Logits for what follows one token of each prompt."""
+        return prompt_logits(self.language_model, self.hookpoint, batch, activations, positions)
 
     def _text_source(self) -> TextSource:
         if self._texts is None:

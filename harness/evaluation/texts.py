@@ -16,9 +16,12 @@ from torch import Tensor
 from ..activations.ragged import RaggedBatch
 from ..artefacts.cache import Cache
 from ..data.labelled import binary, collection_sha256, load_collection, sample
+from ..data.tables import Table, load_table
 from ..errors import DataError
 from ..interfaces.labelled import LabelledSet, Sample, Sizes
+from ..interfaces.prompts import PromptBatch
 from ..interfaces.texts import TextBatch
+from .prompts import PromptData
 
 TEXTS_VERSION = 1
 """Raised by every change here that can move an activation or a sample."""
@@ -46,6 +49,11 @@ class TextModel(Protocol):
     @property
     def tokenizer_sha256(self) -> str:
         """Hash of the tokenizer's files."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
         ...
 
     def ragged_batches(self, sequences: Sequence[Tensor], hookpoints: Sequence[str]) -> Iterator[RaggedBatch]:
@@ -78,6 +86,7 @@ class TextData:
         self._prepend_bos = prepend_bos
         self._mask_first = mask_first
         self._sets: dict[str, tuple[LabelledSet, ...]] = {}
+        self._tables: dict[str, Table] = {}
         self._held: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def missing(self, collections: Iterable[str]) -> str:
@@ -122,6 +131,34 @@ class TextData:
                 ends=tuple(row["ends"]),
             )
             for row in rows
+        )
+
+    def table(self, name: str) -> tuple[Mapping[str, Any], ...]:
+        """The rows of a fetched table.
+
+        Raises:
+            DataError: it has not been fetched, or its files are damaged.
+        """
+        if name not in self._tables:
+            self._tables[name] = load_table(self._collections, name)
+        return self._tables[name].rows
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens."""
+        return self._lm.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+
+    def prompt_batches(self, prompts: Sequence[Sequence[str]], max_tokens: int | None) -> Iterator[PromptBatch]:
+        """The prompts in batches of like lengths, with the LM's activations."""
+        return self._prompts.batches(prompts, max_tokens)
+
+    @cached_property
+    def _prompts(self) -> PromptData:
+        return PromptData(
+            self._lm,
+            hookpoint=self._hookpoint,
+            identity={**self._identity, "tokenizer": self._lm.tokenizer_sha256},
+            prefix=self._prefix,
+            cache=self._cache,
         )
 
     def activations(self, texts: Sequence[str], *, max_tokens: int, last_tokens: int) -> Iterator[TextBatch]:

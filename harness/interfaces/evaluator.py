@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import DataError
 from .batch import SequenceBatch
 from .labelled import Sample, Sizes
+from .prompts import PromptBatch
 from .sae import SAE, RaggedCodes
 from .specs import MetricValue, Option
 from .texts import TextBatch
@@ -194,6 +195,51 @@ class EvalContext(ABC):
             DataError: there is no language model, or a text has no token.
         """
         raise DataError("There are no activations of texts here: the evaluator cannot run.")
+
+    def table(self, name: str) -> tuple[Mapping[str, Any], ...]:
+        """The rows of a fetched table (words, questions, entities), in their order. Name it in the spec's `texts`.
+
+        Raises:
+            DataError: the table has not been fetched, or its files are damaged.
+        """
+        raise DataError(f"There are no tables here: an evaluator that reads {name!r} cannot run.")
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The LM's token ids of each text, without special tokens. Raises DataError where there is no LM."""
+        raise DataError("There is no tokenizer here: the evaluator cannot run.")
+
+    def prompt_batches(
+        self, prompts: Sequence[Sequence[str]], *, max_tokens: int | None = None
+    ) -> Iterator[PromptBatch]:
+        """The prompts in batches of like lengths (so not in their order), with the LM's activations; those are made
+        once for all SAEs and kept on disk.
+
+        Args:
+            prompts: of each, its parts; a part is tokenized by itself, and may begin with a space.
+            max_tokens: what is longer is cut at its end.
+
+        Raises:
+            DataError: there is no LM, a prompt has no token, or one is longer than the LM takes.
+        """
+        raise DataError("There are no activations of prompts here: the evaluator cannot run.")
+
+    def prompt_logprobs(self, batch: PromptBatch, activations: Tensor) -> Tensor:
+        """[b, s] float32: log-probability (nats) of each token given those before it, when the hookpoint gives
+        `activations` [b, s, d_in]; 0 for the first token and where `batch.part` is -1.
+
+        Raises:
+            NonFiniteError: a logit is NaN or infinite.
+        """
+        raise DataError("There is no language model here: the evaluator cannot run.")
+
+    def prompt_logits(self, batch: PromptBatch, activations: Tensor, positions: Tensor) -> Tensor:
+        """[b, vocab] float32: logits for what follows the token at `positions` [b] int64, when the hookpoint gives
+        `activations` [b, s, d_in].
+
+        Raises:
+            NonFiniteError: a logit is NaN or infinite.
+        """
+        raise DataError("There is no language model here: the evaluator cannot run.")
 
     def memo(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """A large tensor that does not depend on the SAE: a context may keep it in memory while there is room, and

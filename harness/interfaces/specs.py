@@ -180,8 +180,11 @@ class EvaluatorSpec:
     needs: frozenset[str] = frozenset()
     """`language_model` where the LM itself is run; `world` where the true features must be known."""
     texts: tuple[str, ...] = ()
-    """Collections of labelled texts it reads, by the names that `sae-harness fetch` knows; skipped where they are not
-    there."""
+    """Collections of labelled texts and tables it reads, by the names that `sae-harness fetch` knows; skipped where
+    one of them is not there."""
+    planted: str = ""
+    """`"package.module:function"`: gives the rows of a table by its name, in the planted world of the conformance kit,
+    whose texts are token ids with spaces between. Needed where `texts` names a table."""
     default: bool = False
     """True where it runs in every suite, also those that do not list it."""
     api_version: int = API_VERSION
@@ -191,6 +194,8 @@ class EvaluatorSpec:
         _check_target("Evaluator", self.name, self.target)
         object.__setattr__(self, "needs", frozenset(self.needs))
         object.__setattr__(self, "texts", tuple(self.texts))
+        if self.planted:
+            _check_target("Evaluator", self.name, self.planted)
         object.__setattr__(self, "metrics", tuple(self.metrics))
         if not self.metrics:
             raise PluginError(f"Evaluator {self.name!r} declares no metrics.")

@@ -249,6 +249,10 @@ def _obstacle(metric: str, ours: Side, theirs: Side) -> str:
         ):
             if len(a | b) > 1:
                 return f"{name} {what}: {_join(a)} (candidate) vs {_join(b)} (baseline)"
+        evaluator = here[0].evaluator
+        a, b = ours.evaluator_options(evaluator), theirs.evaluator_options(evaluator)
+        if len(a | b) > 1:
+            return f"options of {evaluator}: {_join(a)} (candidate) vs {_join(b)} (baseline)"
     for side in (ours, theirs):
         if not side.curves(metric):
             return f"no latent fires in the {side.role} where {metric} is measured"

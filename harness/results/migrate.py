@@ -41,7 +41,12 @@ def _of_core(entry: Any) -> bool:
     return isinstance(entry, dict) and entry.get("evaluator") == "core"
 
 
-STEPS: Mapping[int, Step] = MappingProxyType({1: _behaviour_apart})
+def _no_evaluator_options(data: dict[str, Any]) -> dict[str, Any]:
+    """2 to 3: evaluations say their options; until then no suite set any, which is what a missing field means."""
+    return dict(data)
+
+
+STEPS: Mapping[int, Step] = MappingProxyType({1: _behaviour_apart, 2: _no_evaluator_options})
 """Schema version -> the function that brings a record of that version to the next. Version 1 is the first."""
 
 

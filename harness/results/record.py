@@ -12,7 +12,7 @@ import tempfile
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from ..errors import RecordError
 from ..interfaces.specs import Option
 from .migrate import migrate
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Status = Literal["done", "failed", "skipped"]
 
@@ -110,6 +110,8 @@ class EvaluationEntry:
     reason: str = ""
     """Why it failed or was skipped."""
     wall_seconds: float = 0.0
+    options: Mapping[str, Option] = field(default_factory=dict)
+    """What the suite set; the others were the evaluator's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

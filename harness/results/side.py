@@ -62,6 +62,14 @@ class Side:
         """The usable measurements of a metric."""
         return [e for r in self.records if (e := self._entry(r, metric)) is not None]
 
+    def evaluator_options(self, evaluator: str) -> set[str]:
+        """The options an evaluator ran with, in words; one where all records agree."""
+        return {
+            ", ".join(f"{k}={v}" for k, v in sorted(record.evaluations[evaluator].options.items())) or "none"
+            for record in self.records
+            if evaluator in record.evaluations
+        }
+
     def curves(self, metric: str) -> dict[int, Frontier]:
         """Seed -> the metric over measured L0; a seed without a point is left out."""
         measured: dict[int, list[tuple[float, float]]] = {}

@@ -20,7 +20,7 @@ from ..interfaces.specs import EvaluatorSpec, MetricValue
 from ..plugins import Provided
 from .bench import require
 from .fixtures import HOOKPOINT, TinyLM, identity_sae, random_sae, tiny_store, tiny_truth
-from .texts import PlantedTexts
+from .texts import PlantedTexts, Rows, planted_rows
 
 BOUND_TOLERANCE = 1e-6
 BATCH_TOLERANCE = 1e-4
@@ -42,7 +42,11 @@ class EvaluatorBench:
 
     def context(self, batch_sequences: int = 12) -> _Observed:
         """A new context; without a language model unless the spec needs one."""
-        return _Observed(batch_sequences=batch_sequences, language_model="language_model" in self.spec.needs)
+        return _Observed(
+            batch_sequences=batch_sequences,
+            language_model="language_model" in self.spec.needs,
+            rows=planted_rows(self.spec),
+        )
 
     def run(self, sae: SAE, context: EvalContext | None = None) -> Metrics:
         """Evaluate as the core does: without gradient and in eval mode."""
@@ -54,7 +58,7 @@ class EvaluatorBench:
 class _Observed(StoreEvalContext):
     """A context that counts what is asked of it."""
 
-    def __init__(self, *, batch_sequences: int, language_model: bool) -> None:
+    def __init__(self, *, batch_sequences: int, language_model: bool, rows: Rows | None = None) -> None:
         self.store = tiny_store(1, n_sequences=12)
         self.lm = TinyLM() if language_model else None
         super().__init__(
@@ -64,7 +68,7 @@ class _Observed(StoreEvalContext):
             seed=0,
             language_model=self.lm,
             lm_sha256="tiny" if language_model else "",
-            texts=PlantedTexts(self.lm) if self.lm is not None else None,
+            texts=PlantedTexts(self.lm, rows=rows) if self.lm is not None else None,
             truth=tiny_truth(1, n_sequences=12),
             batch_sequences=batch_sequences,
         )

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
 from ..data.labelled import LabelledSet, distinct, sample
+from ..errors import DataError, PluginError
 from ..interfaces.labelled import Sample, Sizes
+from ..interfaces.prompts import PromptBatch
+from ..interfaces.specs import EvaluatorSpec
 from ..interfaces.texts import TextBatch
 from .fixtures import VOCAB, TinyLM, tiny_activations
+
+Rows = Callable[[str], Iterable[Mapping[str, Any]]]
 
 MARKED, STARRED = 7, 3
 """The tokens that texts of class 1 of the tasks `marked` and `starred` hold, and no others do."""
@@ -24,9 +31,11 @@ class PlantedTexts:
     knows.
     """
 
-    def __init__(self, language_model: TinyLM, *, batch_texts: int = 32) -> None:
+    def __init__(self, language_model: TinyLM, *, batch_texts: int = 32, rows: Rows | None = None) -> None:
+        """`rows` gives the rows of a table by its name; they must be made of the same texts."""
         self._lm = language_model
         self._batch_texts = batch_texts
+        self._rows = rows
 
     def missing(self, collections: Iterable[str]) -> str:
         """Nothing is missing."""
@@ -35,6 +44,41 @@ class PlantedTexts:
     def samples(self, collection: str, sizes: Sizes, seed: int) -> tuple[Sample, ...]:
         """The three tasks, drawn with the seed; `collection` is any name."""
         return tuple(sample(labelled, sizes, seed) for labelled in planted_sets())
+
+    def table(self, name: str) -> tuple[Mapping[str, Any], ...]:
+        """The rows of a table.
+
+        Raises:
+            DataError: the evaluator gives no planted rows.
+        """
+        if self._rows is None:
+            raise DataError(f"No planted rows of {name!r}: name the function that gives them in the spec's `planted`.")
+        return tuple(self._rows(name))
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The numbers that the texts are made of."""
+        return [[int(number) for number in text.split()] for text in texts]
+
+    def prompt_batches(self, prompts: Sequence[Sequence[str]], max_tokens: int | None) -> Iterator[PromptBatch]:
+        """Prompts in batches of one length, longest first; token 0 stands before each."""
+        encoded = [self.token_ids(prompt) for prompt in prompts]
+        rows = [
+            [(number, token) for number, ids in enumerate(found) for token in ids][:max_tokens] for found in encoded
+        ]
+        for length in sorted({len(row) for row in rows}, reverse=True):
+            same = [index for index, row in enumerate(rows) if len(row) == length]
+            if length == 0:
+                raise DataError(f"The prompt {prompts[same[0]]!r} has no token.")
+            for start in range(0, len(same), self._batch_texts):
+                index = same[start : start + self._batch_texts]
+                tokens = torch.tensor([[0, *(token for _, token in rows[i])] for i in index])
+                self._lm.n_calls += 1
+                yield PromptBatch(
+                    index=torch.tensor(index),
+                    tokens=tokens,
+                    part=torch.tensor([[-1, *(part for part, _ in rows[i])] for i in index]),
+                    activations=tiny_activations(tokens),
+                )
 
     def activations(self, texts: Sequence[str], *, max_tokens: int, last_tokens: int) -> Iterator[TextBatch]:
         """The planted activations of the texts' last tokens; each batch counts as a call of the LM."""
@@ -46,6 +90,21 @@ class PlantedTexts:
                 owners += [number] * len(rows[-1])
             self._lm.n_calls += 1
             yield TextBatch(rows=torch.cat(rows), text=torch.tensor(owners))
+
+
+def planted_rows(spec: EvaluatorSpec) -> Rows | None:
+    """What gives the rows of an evaluator's tables in the planted world; None where it names nothing.
+
+    Raises:
+        PluginError: what it names cannot be imported.
+    """
+    if not spec.planted:
+        return None
+    module, _, function = spec.planted.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise PluginError(f"Evaluator {spec.name!r} names {spec.planted!r} in `planted`: {error}.") from error
 
 
 def planted_sets() -> tuple[LabelledSet, ...]:

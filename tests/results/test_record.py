@@ -109,7 +109,7 @@ def test_an_unreadable_file_is_told(tmp_path, content):
         (("metrics", "density", "detail", "edges"), 3, "edges must be a list, got the number 3"),
         (("evaluations", "core", "status"), "fine", "status is 'fine'; allowed are done, failed, skipped"),
         (("taints",), [3], r"taints\[0\] must be an object"),
-        (("schema_version",), 3, r"newer sae-harness \(schema 3\); this one reads up to 2: upgrade"),
+        (("schema_version",), 4, r"newer sae-harness \(schema 4\); this one reads up to 3: upgrade"),
         (("schema_version",), ..., "schema_version is None"),
         (("schema_version",), 0, "schema_version is 0"),
     ],
