@@ -20,8 +20,10 @@ from harness.cli.context import AppContext
 from harness.cli.main import cli
 from harness.interfaces.specs import EvaluatorSpec, MetricSpec
 from harness.plugins import Catalogue, Provided, load_catalogue
+from harness.results.reliability import FILE, load
 
 DOCS = Path(__file__).resolve().parent
+BASELINES = DOCS.parent / "baselines"
 WIDTH = 100
 """Columns of the commands' help, whatever the terminal."""
 DOCUMENTED = ("sae-harness", "sae-harness-temporal")
@@ -107,6 +109,33 @@ def register_evaluators():
         ),
     )
 """,
+    "register_audit_rules": """\
+from harness import AuditRuleSpec, hookimpl
+
+
+@hookimpl
+def register_audit_rules():
+    yield AuditRuleSpec(
+        name="even_seed",
+        target="sae_harness_geometry.rules:even_seed",
+        severity="warning",
+        title="An even seed",
+        meaning="Seeds of this laboratory are odd: the record is not one of ours.",
+        mend="Ask who made it.",
+    )
+""",
+    "register_analyses": """\
+from harness import AnalysisSpec, hookimpl
+
+
+@hookimpl
+def register_analyses():
+    yield AnalysisSpec(
+        name="decoder_angles",
+        target="sae_harness_geometry.angles:DecoderAngles",
+        summary="Histogram of the angles between decoder directions.",
+    )
+""",
     "register_commands": '''\
 import click
 
@@ -126,7 +155,7 @@ def register_commands(cli):
 }
 """Hook -> a plugin module that implements it; the tests run each."""
 
-SPECS = ("SAESpec", "TrainerSpec", "Preset", "EvaluatorSpec", "MetricSpec", "MetricValue")
+SPECS = ("SAESpec", "TrainerSpec", "Preset", "EvaluatorSpec", "MetricSpec", "MetricValue", "AnalysisSpec")
 """What hooks yield and evaluators return: all in interfaces/specs.py."""
 
 CLASSES = {
@@ -134,7 +163,24 @@ CLASSES = {
     "trainer": ("Trainer", "TrainerOptions", "TrainState", "LossTerms"),
     "batch": ("ActivationBatch", "SequenceBatch"),
     "evaluator": ("Evaluator", "EvalContext", "EncodedBatch", "NextTokenLosses", "LanguageModelView"),
+    "prompts": ("PromptBatch",),
     "truth": ("WorldTruth",),
+    "audit": ("AuditRuleSpec", "AuditHit"),
+    "analysis": (
+        "Analysis",
+        "TrainingLog",
+        "AnalysisResult",
+        "Table",
+        "Figure",
+        "Panel",
+        "Line",
+        "Bars",
+        "Histogram",
+        "HeatMap",
+        "Scatter",
+        "Dendrogram",
+        "Graph",
+    ),
 }
 """Module of harness/interfaces -> the classes a plugin implements or is given."""
 
@@ -155,6 +201,9 @@ returns exactly these, and a value outside its bounds ends the evaluation as fai
 - **bounds**: what the formula allows. **chance**: what an SAE without information scores, where the formula fixes it.
 - **version**: raised by every change that can move the number. Values of different versions are never compared.
 - **judged**: `no` where the number is matched (`l0`) or told for information; it is shown and gets no verdict.
+- **reliability**: what `sae-harness reliability` measured, by suite: `usable` (three seeds tell methods apart), `noisy`
+  (they cannot), `blind` (trained SAEs are not above random ones), `misleading` (a trained SAE is above the oracle: it
+  ranks nothing). `-` where it was not measured, or says nothing for want of a direction.
 
 All are measured on held-out documents; special tokens are left out. Standard errors in a record are evaluation noise
 (over documents); the intervals of a comparison are over training seeds: see [protocol.md](protocol.md).
@@ -259,12 +308,27 @@ def _evaluator_section(provided: Provided[EvaluatorSpec]) -> list[str]:
         told += f" Reference: {spec.reference}."
     rows = [
         f"| `{m.name}` | {'-' if m.better == 'none' else m.better} | {_cell(m.unit)} | {_bounds(m)} | "
-        f"{'-' if m.chance is None else f'{m.chance:g}'} | {m.version} | {'yes' if _judged(m) else 'no'} |"
+        f"{'-' if m.chance is None else f'{m.chance:g}'} | {m.version} | {'yes' if _judged(m) else 'no'} | "
+        f"{_reliability(m)} |"
         for m in spec.metrics
     ]
-    header = ["| metric | better | unit | bounds | chance | version | judged |", "|---|---|---|---|---|---|---|"]
+    header = [
+        "| metric | better | unit | bounds | chance | version | judged | reliability |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     formulas = [f"- `{m.name}`: {_prose(m.formula)}.{_reference(m)}" for m in spec.metrics]
     return [f"## {spec.name}", told, "\n".join([*header, *rows]), "\n".join(formulas)]
+
+
+def _reliability(metric: MetricSpec) -> str:
+    """The stored labels of the metric's present version, by suite."""
+    found = []
+    for path in sorted(BASELINES.glob(f"*/{FILE}")):
+        stored = load(BASELINES, path.parent.name)
+        for entry in stored.metrics if stored else ():
+            if (entry.metric, entry.version) == (metric.name, metric.version) and entry.label != "unknown":
+                found.append(f"{path.parent.name}: {entry.label}")
+    return "; ".join(found) or "-"
 
 
 def _judged(metric: MetricSpec) -> bool:

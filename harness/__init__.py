@@ -13,6 +13,9 @@ __version__ = "0.1.0"
 _HOME = {
     "hookimpl": "hookspecs",
     "API_VERSION": "interfaces.specs",
+    "AnalysisSpec": "interfaces.specs",
+    "AuditHit": "interfaces.audit",
+    "AuditRuleSpec": "interfaces.audit",
     "EvaluatorSpec": "interfaces.specs",
     "MetricSpec": "interfaces.specs",
     "MetricValue": "interfaces.specs",
@@ -20,6 +23,19 @@ _HOME = {
     "Preset": "interfaces.specs",
     "SAESpec": "interfaces.specs",
     "TrainerSpec": "interfaces.specs",
+    "Analysis": "interfaces.analysis",
+    "AnalysisResult": "interfaces.analysis",
+    "Bars": "interfaces.analysis",
+    "Dendrogram": "interfaces.analysis",
+    "Figure": "interfaces.analysis",
+    "Graph": "interfaces.analysis",
+    "HeatMap": "interfaces.analysis",
+    "Histogram": "interfaces.analysis",
+    "Line": "interfaces.analysis",
+    "Panel": "interfaces.analysis",
+    "Scatter": "interfaces.analysis",
+    "Table": "interfaces.analysis",
+    "TrainingLog": "interfaces.analysis",
     "ActivationBatch": "interfaces.batch",
     "SequenceBatch": "interfaces.batch",
     "SAE": "interfaces.sae",
@@ -42,6 +58,7 @@ _HOME = {
     "DataError": "errors",
     "HarnessError": "errors",
     "NonFiniteError": "errors",
+    "NotEvaluatedError": "errors",
     "ShapeError": "errors",
 }
 
@@ -52,8 +69,24 @@ if TYPE_CHECKING:
     from .errors import DataError as DataError
     from .errors import HarnessError as HarnessError
     from .errors import NonFiniteError as NonFiniteError
+    from .errors import NotEvaluatedError as NotEvaluatedError
     from .errors import ShapeError as ShapeError
     from .hookspecs import hookimpl as hookimpl
+    from .interfaces.analysis import Analysis as Analysis
+    from .interfaces.analysis import AnalysisResult as AnalysisResult
+    from .interfaces.analysis import Bars as Bars
+    from .interfaces.analysis import Dendrogram as Dendrogram
+    from .interfaces.analysis import Figure as Figure
+    from .interfaces.analysis import Graph as Graph
+    from .interfaces.analysis import HeatMap as HeatMap
+    from .interfaces.analysis import Histogram as Histogram
+    from .interfaces.analysis import Line as Line
+    from .interfaces.analysis import Panel as Panel
+    from .interfaces.analysis import Scatter as Scatter
+    from .interfaces.analysis import Table as Table
+    from .interfaces.analysis import TrainingLog as TrainingLog
+    from .interfaces.audit import AuditHit as AuditHit
+    from .interfaces.audit import AuditRuleSpec as AuditRuleSpec
     from .interfaces.batch import ActivationBatch as ActivationBatch
     from .interfaces.batch import SequenceBatch as SequenceBatch
     from .interfaces.evaluator import EncodedBatch as EncodedBatch
@@ -67,6 +100,7 @@ if TYPE_CHECKING:
     from .interfaces.sae import SAEConfig as SAEConfig
     from .interfaces.sae import SparseCodes as SparseCodes
     from .interfaces.specs import API_VERSION as API_VERSION
+    from .interfaces.specs import AnalysisSpec as AnalysisSpec
     from .interfaces.specs import EvaluatorSpec as EvaluatorSpec
     from .interfaces.specs import MetricSpec as MetricSpec
     from .interfaces.specs import MetricValue as MetricValue

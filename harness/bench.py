@@ -6,6 +6,7 @@ Importing it loads no torch, and finding records that exist needs none: keys are
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -45,6 +46,7 @@ _EVALUATION_CODE = (
     "activations/loading.py",
     "activations/ragged.py",
     "data/labelled.py",
+    "data/local_questions.py",
     "data/tables.py",
 )
 
@@ -267,6 +269,7 @@ class Bench:
             UnknownNameError: a name in `names` is no metric.
         """
         from .errors import UnknownNameError
+        from .results.saebench_metrics import specs_of
 
         order = [*self.suite.evaluators, *self.catalogue.evaluators]
         specs: dict[str, MetricSpec] = {}
@@ -274,6 +277,7 @@ class Bench:
             if name in self.catalogue.evaluators:
                 for metric in self.catalogue.evaluators[name].spec.metrics:
                     specs.setdefault(metric.name, metric)
+        specs |= {spec.name: spec for spec in specs_of([name for name in names if name not in specs])}
         for name in names:
             if name not in specs:
                 raise UnknownNameError.of("metric", name, specs)
@@ -326,6 +330,8 @@ class Bench:
             "listed": list(self.suite.evaluators),
             **self._texts_inputs(self.evaluators(job.method)),
             **self._evaluator_options_inputs(job.method),
+            **self._twin_inputs(job),
+            **self._judge_inputs(job.method),
             "held_out": self.store_key_inputs("eval"),
             "evaluation_seed": self.suite.evaluation_seed,
         }
@@ -333,6 +339,25 @@ class Bench:
     def evaluator_options(self, evaluator: str) -> Mapping[str, Option]:
         """What the suite sets for an evaluator."""
         return self.suite.evaluator_options.get(evaluator, {})
+
+    def twin_of(self, job: Job) -> Job | None:
+        """The job of the suite's next seed; None where there is no other, or no evaluator looks at it."""
+        seeds = self.suite.seeds
+        if len(seeds) < 2 or job.seed not in seeds:
+            return None
+        if not any("twin" in provided.spec.needs for provided in self.evaluators(job.method)):
+            return None
+        return dataclasses.replace(job, seed=seeds[(seeds.index(job.seed) + 1) % len(seeds)])
+
+    def _twin_inputs(self, job: Job) -> dict[str, Any]:
+        twin = self.twin_of(job)
+        return {} if twin is None else {"twin": self.sae_inputs(twin)}
+
+    def _judge_inputs(self, method: Method) -> dict[str, Any]:
+        """Which judge answers, where one is asked and the suite's options leave it to the environment."""
+        if not any(p.spec.name == "autointerp" for p in self.evaluators(method)):
+            return {}
+        return {"judge": [os.environ.get(f"SAE_HARNESS_JUDGE_{name}", "") for name in ("URL", "MODEL")]}
 
     def _evaluator_options_inputs(self, method: Method) -> dict[str, Any]:
         found = {p.spec.name: dict(self.evaluator_options(p.spec.name)) for p in self.evaluators(method)}

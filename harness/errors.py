@@ -52,6 +52,10 @@ class DataError(HarnessError):
     """A text or activation source is missing, empty, too small or malformed."""
 
 
+class NotEvaluatedError(DataError):
+    """The language model, texts or SAE cannot support an evaluation, as was measured: it is skipped, not failed."""
+
+
 class CacheError(HarnessError):
     """The cache folder cannot be used: not writable, full, or locked for too long."""
 

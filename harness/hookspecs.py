@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from .interfaces.specs import EvaluatorSpec, SAESpec, TrainerSpec
+from .interfaces.audit import AuditRuleSpec
+from .interfaces.specs import AnalysisSpec, EvaluatorSpec, SAESpec, TrainerSpec
 
 if TYPE_CHECKING:
     import click
@@ -32,6 +33,16 @@ def register_trainers() -> Iterable[TrainerSpec]:  # type: ignore[empty-body]
 @hookspec
 def register_evaluators() -> Iterable[EvaluatorSpec]:  # type: ignore[empty-body]
     """Evaluators this plugin provides."""
+
+
+@hookspec
+def register_analyses() -> Iterable[AnalysisSpec]:  # type: ignore[empty-body]
+    """Analyses of one SAE this plugin provides, run by `sae-harness analyse`."""
+
+
+@hookspec
+def register_audit_rules() -> Iterable[AuditRuleSpec]:  # type: ignore[empty-body]
+    """Rules this plugin adds to `sae-harness audit`."""
 
 
 @hookspec

@@ -27,6 +27,8 @@ class Paths:
     """The project's or shipped registry first, then the user's own, which is merged over it."""
     baselines: Path
     """Stored records."""
+    runs: Path = Path("runs")
+    """What commands write for people to read, such as the figures of analyses."""
 
     @property
     def registry(self) -> Path:
@@ -51,6 +53,7 @@ def resolve_paths(
 
     - cache: option, `SAE_HARNESS_CACHE`, the user's cache folder.
     - baselines: option, `SAE_HARNESS_BASELINES`, the project's, the user's data folder.
+    - runs: `SAE_HARNESS_RUNS`, else `runs` in the current folder.
     - registry: the project's, merged with the user's own, which is the option, `SAE_HARNESS_REGISTRY`, or
       `registry.yaml` in the user's configuration folder if it is there.
 
@@ -64,6 +67,7 @@ def resolve_paths(
     project = find_project(Path.cwd() if cwd is None else cwd)
     own_cache = cache or environ.get("SAE_HARNESS_CACHE")
     own_baselines = baselines or environ.get("SAE_HARNESS_BASELINES")
+    own_runs = environ.get("SAE_HARNESS_RUNS")
     if own_baselines:
         baselines_folder = _absolute(own_baselines)
     elif project is not None:
@@ -74,6 +78,7 @@ def resolve_paths(
         cache=_absolute(own_cache) if own_cache else Path(platformdirs.user_cache_dir(APP, appauthor=False)),
         registry_files=_registry_files(project, registry or environ.get("SAE_HARNESS_REGISTRY")),
         baselines=baselines_folder,
+        runs=_absolute(own_runs) if own_runs else (Path.cwd() if cwd is None else cwd) / "runs",
     )
 
 

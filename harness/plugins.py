@@ -23,18 +23,23 @@ import pluggy
 from . import hookspecs
 from .errors import ConfigError, HarnessError, NameClashError, PluginError, UnknownNameError
 from .hookspecs import PROJECT
-from .interfaces.specs import API_VERSION, EvaluatorSpec, SAESpec, TrainerSpec
+from .interfaces.audit import AuditRuleSpec
+from .interfaces.specs import API_VERSION, AnalysisSpec, EvaluatorSpec, SAESpec, TrainerSpec
 
 if TYPE_CHECKING:
     import click
 
-S = TypeVar("S", SAESpec, TrainerSpec, EvaluatorSpec)
+S = TypeVar("S", SAESpec, TrainerSpec, EvaluatorSpec, AnalysisSpec, AuditRuleSpec)
 
 _HOOKS: Mapping[str, type] = {
     "register_saes": SAESpec,
     "register_trainers": TrainerSpec,
     "register_evaluators": EvaluatorSpec,
+    "register_analyses": AnalysisSpec,
+    "register_audit_rules": AuditRuleSpec,
 }
+_FUNCTIONS = (AnalysisSpec, AuditRuleSpec)
+"""Specs whose target may be a function."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +50,7 @@ class Plugin:
     version: str
     entry_point: str
     provides: tuple[str, ...]
-    """Names of all it offers, SAEs first, then trainers, then evaluators."""
+    """Names of all it offers, SAEs first, then trainers, then evaluators, analyses and audit rules."""
     manager: pluggy.PluginManager = field(repr=False, compare=False)
 
     @property
@@ -69,9 +74,9 @@ class Provided(Generic[S]):
         """`distribution:name`, which stays usable when the bare name clashes."""
         return f"{self.distribution}:{self.spec.name}"
 
-    def load(self) -> type:
-        """The class the spec names, imported now."""
-        return load_target(self.spec.target, distribution=self.distribution)
+    def load(self) -> Any:
+        """The class the spec names (of an analysis: or function; of an audit rule: a function), imported now."""
+        return load_target(self.spec.target, distribution=self.distribution, function=type(self.spec) in _FUNCTIONS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +110,8 @@ class Catalogue:
     saes: Mapping[str, Provided[SAESpec]]
     trainers: Mapping[str, Provided[TrainerSpec]]
     evaluators: Mapping[str, Provided[EvaluatorSpec]]
+    analyses: Mapping[str, Provided[AnalysisSpec]] = field(default_factory=dict)
+    audit_rules: Mapping[str, Provided[AuditRuleSpec]] = field(default_factory=dict)
     failures: tuple[LoadFailure, ...] = ()
     clashes: tuple[NameClash, ...] = ()
     known_methods: Mapping[str, str] = field(default_factory=dict)
@@ -126,6 +133,10 @@ class Catalogue:
     def evaluator(self, name: str) -> Provided[EvaluatorSpec]:
         """The evaluator of that name; raises as `trainer`."""
         return self._find("evaluator", self.evaluators, name)
+
+    def analysis(self, name: str) -> Provided[AnalysisSpec]:
+        """The analysis of that name; raises as `trainer`."""
+        return self._find("analysis", self.analyses, name)
 
     def register_commands(
         self, cli: click.Group, *, taken: Iterable[str] = (), tell: Callable[[str], None] | None = None
@@ -218,14 +229,16 @@ def load_catalogue(
         saes=_by_name("SAE architecture", provided["register_saes"], clashes),
         trainers=_by_name("method", provided["register_trainers"], clashes),
         evaluators=_by_name("evaluator", provided["register_evaluators"], clashes),
+        analyses=_by_name("analysis", provided["register_analyses"], clashes),
+        audit_rules=_by_name("audit rule", provided["register_audit_rules"], clashes),
         failures=tuple(failures),
         clashes=tuple(clashes),
         known_methods=MappingProxyType(dict(known_methods or {})),
     )
 
 
-def load_target(target: str, *, distribution: str = "") -> type:
-    """The class that `"package.module:Class"` names, imported now.
+def load_target(target: str, *, distribution: str = "", function: bool = False) -> Any:
+    """The class that `"package.module:Class"` names, imported now; with `function`, it may be a function too.
 
     Raises:
         PluginError: it cannot be imported, or is no class; names the distribution.
@@ -236,7 +249,7 @@ def load_target(target: str, *, distribution: str = "") -> type:
     except (Exception, SystemExit) as error:
         owner = distribution or _owner_of(module_name)
         raise PluginError(f"{owner} declares {target!r}, which cannot be imported: {_said(error)}") from error
-    if not isinstance(found, type):
+    if not isinstance(found, type) and not (function and callable(found)):
         owner = distribution or _owner_of(module_name)
         raise PluginError(f"{owner} declares {target!r}, which is a {type(found).__name__}: it must be a class.")
     return found

@@ -22,9 +22,9 @@ PLUGINS = ROOT / "plugins"
 _FOUNDATION = {"errors"}
 _INTERFACES = {"interfaces", *_FOUNDATION}
 _ARTEFACTS = {"artefacts", *_INTERFACES}
-_RESULTS = {"results", "interfaces.specs", *_FOUNDATION}
+_RESULTS = {"results", "interfaces.specs", "interfaces.audit", *_FOUNDATION}
 _CONFIG = {"config", "interfaces.specs", *_FOUNDATION}
-_PLUGINS = {"plugins", "hookspecs", "interfaces.specs", *_FOUNDATION}
+_PLUGINS = {"plugins", "hookspecs", "interfaces.specs", "interfaces.audit", *_FOUNDATION}
 _DATA = {"data", *_CONFIG, *_ARTEFACTS}
 _ACTIVATIONS = {"activations", *_DATA}
 _TRAINING = {"training", *_ACTIVATIONS}
@@ -38,7 +38,7 @@ _PIPELINE = {"pipeline", "bench", "compute", "provenance", *_EXECUTION, *_RESULT
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "hookspecs": {"interfaces.specs"},
+    "hookspecs": {"interfaces.specs", "interfaces.audit"},
     "interfaces": _INTERFACES,
     "artefacts": _ARTEFACTS,
     "data": _DATA,
@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods": _METHODS,
     "provenance": {"results.record", "artefacts.key", *_CONFIG},
     "results": _RESULTS,
-    "report": {"report", *_RESULTS},
+    "report": {"report", "interfaces.analysis", *_RESULTS},
     "compute": _COMPUTE,
     "bench": _BENCH,
     "pipeline": _PIPELINE,
@@ -67,12 +67,31 @@ MAY_IMPORT: dict[str, set[str]] = {
 _HARNESS_FOR_PLUGINS = (
     "harness",
     "harness.data.worlds",
+    "harness.evaluation.absorption",
+    "harness.evaluation.absorption_published",
+    "harness.evaluation.absorption_words",
+    "harness.evaluation.attribute_tasks",
+    "harness.evaluation.autointerp",
+    "harness.evaluation.concept_ablation",
+    "harness.evaluation.geometry",
+    "harness.evaluation.interchange",
+    "harness.evaluation.interchange_published",
+    "harness.evaluation.judge",
+    "harness.evaluation.judge_local",
     "harness.evaluation.metrics",
     "harness.evaluation.probing",
+    "harness.evaluation.ravel",
     "harness.evaluation.truth",
+    "harness.evaluation.unlearning",
+    "harness.evaluation.unlearning_draws",
+    "harness.evaluation.unlearning_prompts",
+    "harness.evaluation.unlearning_sweep",
     "harness.training.active",
     "harness.training.code_distance",
     "harness.training.kernels",
+    "harness.training.relative_scale",
+    "harness.training.pair_penalties",
+    "harness.training.pairs",
 )
 _LIGHT = (
     "harness",

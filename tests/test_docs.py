@@ -17,6 +17,7 @@ import pytest
 from harness import hookspecs
 from harness.hookspecs import PROJECT
 from harness.interfaces import specs
+from harness.interfaces.audit import AuditRuleSpec
 from harness.testing.scaffold import write_plugin
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +72,8 @@ def test_the_example_of_every_hook_runs_and_yields_what_the_hook_takes(generate,
         assert "Example:" in (group.commands["geometry"].epilog or "")
     else:
         kinds = {"register_saes": specs.SAESpec, "register_trainers": specs.TrainerSpec}
+        kinds["register_analyses"] = specs.AnalysisSpec
+        kinds["register_audit_rules"] = AuditRuleSpec
         found = list(hook())
         assert found
         assert all(isinstance(spec, kinds.get(name, specs.EvaluatorSpec)) for spec in found)

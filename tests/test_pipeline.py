@@ -137,6 +137,7 @@ MISSES = {
     "prepend_bos": {"text": {"prepend_bos": False}},
     "suite's option": {"options": {"topk": {"lr": 0.011}}},
     "evaluators": {"evaluators": ("core", "absent")},
+    "evaluator's option": {"evaluator_options": {"core": {"size": 2}}},
     "seed": {"seeds": (3,)},
     "L0": {"l0_grid": (5,)},
 }
@@ -223,6 +224,30 @@ def test_an_evaluator_that_is_not_installed_is_skipped_with_the_reason(project):
     assert record.evaluations["absent"].status == "skipped"
     assert record.evaluations["absent"].reason == "evaluator not installed"
     assert not record.complete
+
+
+def test_a_twin_is_the_sae_of_the_next_seed_and_part_of_the_key(project):
+    bench = bench_of(project, evaluators=("core", "seed_stability"), l0_grid=(4,), seeds=(0, 1), n_tokens=512)
+    jobs = jobs_of(bench)
+    assert [bench.twin_of(job).seed for job in jobs] == [1, 0]
+    records = run(bench, jobs, progress=QUIET)
+    # Two SAEs are each other's twins: the matching is the same seen from either.
+    cosines = [record.metric("twin_cosine") for record in records]
+    assert cosines[0] == pytest.approx(cosines[1])
+    assert 0 < cosines[0] < 1
+    alone = bench_of(project, evaluators=("core", "seed_stability"), l0_grid=(4,), seeds=(0,), n_tokens=512)
+    assert alone.twin_of(jobs_of(alone)[0]) is None
+    assert alone.find_record(jobs_of(alone)[0]) is None
+    (record,) = run(alone, jobs_of(alone), progress=QUIET)
+    assert record.evaluations["seed_stability"].reason == "needs an SAE of the same method and another seed"
+
+
+def test_options_that_a_suite_sets_reach_the_evaluator_and_its_record(project):
+    bench = bench_of(project, evaluator_options={"geometry": {"size": 2}}, evaluators=("core", "geometry"), **only())
+    (record,) = run(bench, jobs_of(bench), progress=QUIET)
+    assert record.evaluations["geometry"].options == {"size": 2}
+    assert "takes no options, got size" in record.evaluations["geometry"].reason
+    assert record.evaluations["core"].options == {}
 
 
 def test_retraining_gives_the_same_records(project, micro):

@@ -183,6 +183,14 @@ def test_an_unknown_method_mentions_plugins_that_failed(install):
         load(only="builtin,import_error").trainer("half")
 
 
+def test_audit_rules_are_listed_and_their_function_is_imported_on_first_use(install):
+    install("audit_rules")
+    provided = load(only="fixture-audit-rules").audit_rules["odd_seed"]
+    assert provided.qualified == "fixture-audit-rules:odd_seed"
+    assert "fixture_audit_rules.rules" not in sys.modules
+    assert provided.load().__name__ == "odd_seed"
+
+
 def test_commands_are_added(install):
     install("good")
     cli = click.Group()

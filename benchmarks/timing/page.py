@@ -132,7 +132,7 @@ def at_a_glance(data: Mapping[str, Any]) -> Iterator[list[str]]:
 def _training_glance(name: str, part: Mapping[str, Any]) -> Iterator[list[str]]:
     size, sides = Size(**part["size"]), part["sides"]
     what = f"{part['kind']} training step"
-    peers = (DICTIONARY_LEARNING, f"{SAE_LENS}, sparse", f"{SPARSIFY}, adam")
+    peers = (DICTIONARY_LEARNING, f"{SAE_LENS}, sparse", f"{SPARSIFY}, signum", f"{SPARSIFY}, adam")
     for peer in peers:
         if peer in sides:
             median = Spread.of(ratios(sides[peer]["ms"], sides[OURS]["ms"])).median

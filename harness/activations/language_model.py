@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -236,11 +237,17 @@ class LanguageModel:
         """Logits [b, s, vocab] float32 of tokens [b, s]."""
         return self._forward(tokens).float()
 
-    @torch.no_grad()
     def run_with_replacement(
-        self, tokens: Tensor, hookpoint: str, replace: Replace, *, activations: Tensor | None = None
+        self,
+        tokens: Tensor,
+        hookpoint: str,
+        replace: Replace,
+        *,
+        activations: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
-        """Logits [b, s, vocab] float32 with the activations at `hookpoint` passed through `replace`.
+        """Logits [b, s, vocab] float32 with the activations at `hookpoint` passed through `replace`; with `positions`
+        [p] int64 those of these positions alone, [b, p, vocab]: the head is then not applied to the others.
 
         `replace` gets and returns [b, s, d] float32. `activations`, where the caller has them already, are given to
         `replace` in place of computed ones, and on the residual stream the layers before them are skipped.
@@ -253,14 +260,15 @@ class LanguageModel:
         if activations is not None:
             replaced = _checked(replace, activations.to(self.device).float())
             if site.next_layer is not None:
-                return self.resume_from(hookpoint, replaced, tokens)
-            return self._run_replaced(tokens, hookpoint, site, lambda _: replaced)
-        return self._run_replaced(tokens, hookpoint, site, replace)
+                return self.resume_from(hookpoint, replaced, tokens, positions=positions)
+            return self._run_replaced(tokens, hookpoint, site, lambda _: replaced, positions)
+        return self._run_replaced(tokens, hookpoint, site, replace, positions)
 
-    @torch.no_grad()
-    def resume_from(self, hookpoint: str, activations: Tensor, tokens: Tensor) -> Tensor:
+    def resume_from(
+        self, hookpoint: str, activations: Tensor, tokens: Tensor, *, positions: Tensor | None = None
+    ) -> Tensor:
         """Logits [b, s, vocab] float32 that follow from residual-stream activations [b, s, d]; the layers before
-        them are not run.
+        them are not run. `positions` as in `run_with_replacement`.
 
         Raises:
             HookpointError: the hookpoint is not on the residual stream.
@@ -277,9 +285,9 @@ class LanguageModel:
             raise ShapeError(f"Activations at {hookpoint!r} must be {expected}, got {tuple(activations.shape)}.")
         residual = activations.to(device=self.device, dtype=self.model.dtype)
         if site.next_layer == 0:
-            return self._run_replaced(tokens, hookpoint, site, lambda _: residual.float())
+            return self._run_replaced(tokens, hookpoint, site, lambda _: residual.float(), positions)
         with self._skipping(site.next_layer, residual):
-            return self._forward(tokens).float()
+            return self._forward(tokens, positions).float()
 
     @property
     def _text_config(self) -> Any:
@@ -292,21 +300,29 @@ class LanguageModel:
     def _site(self, hookpoint: str) -> HookSite:
         return find_hookpoint(self.model, self._model_type, hookpoint)
 
-    def _forward(self, tokens: Tensor) -> Tensor:
+    def _forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         if self.max_positions is not None and tokens.shape[-1] > self.max_positions:
             raise DataError(
                 f"Sequences of {tokens.shape[-1]} tokens are too long for {self.name!r}, which takes "
                 f"{self.max_positions}: lower text.seq_len."
             )
-        return self.model(input_ids=tokens.to(self.device, torch.int64), use_cache=False).logits
+        given = tokens.to(self.device, torch.int64)
+        if positions is None:
+            return self.model(input_ids=given, use_cache=False).logits
+        positions = positions.to(self.device, torch.int64)
+        if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
+            return self.model(input_ids=given, use_cache=False, logits_to_keep=positions).logits
+        return self.model(input_ids=given, use_cache=False).logits[:, positions]
 
-    def _run_replaced(self, tokens: Tensor, hookpoint: str, site: HookSite, replace: Replace) -> Tensor:
+    def _run_replaced(
+        self, tokens: Tensor, hookpoint: str, site: HookSite, replace: Replace, positions: Tensor | None = None
+    ) -> Tensor:
         def hook(value: Tensor) -> Tensor:
             return _checked(replace, value.float()).to(value)
 
         handle = self._attach(hookpoint, site, tokens, hook)
         try:
-            return self._forward(tokens).float()
+            return self._forward(tokens, positions).float()
         finally:
             handle.remove()
 

@@ -1,10 +1,12 @@
 """Get or make a folder by its key: temporary folder, fsync, rename; file locks; manifests; garbage collection.
 
-root/<kind>/<key[:2]>/<key>/    an artefact with its manifest.json: complete, or not there
-root/work/<kind>/<key>/         resumable work in progress
-root/tmp/<kind>-<key>-<uuid>/   being made by the process that holds the key's lock
-root/locks/<key>.lock           one process makes, the others wait
-root/corrupt/…                  set aside, removed by the next garbage collection
+In the folder of the cache:
+
+<kind>/<key[:2]>/<key>/    an artefact with its manifest.json: complete, or not there
+work/<kind>/<key>/         resumable work in progress
+tmp/<kind>-<key>-<uuid>/   being made by the process that holds the key's lock
+locks/<key>.lock           one process makes, the others wait
+corrupt/…                  set aside, removed by the next garbage collection
 """
 
 from __future__ import annotations

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness import EvaluatorSpec, SAESpec, TrainerSpec, hookimpl
+from harness import EvaluatorSpec, Preset, SAESpec, TrainerSpec, hookimpl
 
 from .evaluators.specs import EVALUATORS
 
 _GAO = "Gao et al. 2024, arXiv:2406.04093"
 _RAJAMANOHARAN = "Rajamanoharan et al. 2024, arXiv:2407.14435"
+_BUSSMANN = "Bussmann et al. 2024, arXiv:2412.06410"
+_MATRYOSHKA = "Bussmann et al. 2025, arXiv:2503.17547"
+_GATED = "Rajamanoharan et al. 2024, arXiv:2404.16014"
+_APRIL = "Conerly et al. 2024, Circuits Updates - April 2024"
 
 
 @hookimpl
@@ -33,6 +37,34 @@ def register_saes() -> Iterable[SAESpec]:
         target=f"{home}.jumprelu:JumpReLUSAE",
         summary="Codes pass where they exceed a learned threshold.",
         reference=_RAJAMANOHARAN,
+        sparse=True,
+    )
+    yield SAESpec(
+        name="batchtopk",
+        target=f"{home}.batchtopk:BatchTopKSAE",
+        summary="Codes pass where they exceed one threshold, the same for all latents.",
+        reference=_BUSSMANN,
+        sparse=True,
+    )
+    yield SAESpec(
+        name="matryoshka",
+        target=f"{home}.matryoshka:MatryoshkaSAE",
+        summary="As batchtopk, with latents in groups whose prefixes each reconstruct the input.",
+        reference=_MATRYOSHKA,
+        sparse=True,
+    )
+    yield SAESpec(
+        name="gated",
+        target=f"{home}.gated:GatedSAE",
+        summary="A gate decides which codes pass, a second path how large they are.",
+        reference=_GATED,
+        sparse=True,
+    )
+    yield SAESpec(
+        name="april",
+        target=f"{home}.april:AprilSAE",
+        summary="Codes are rectified pre-activations; decoder rows have any norm.",
+        reference=_APRIL,
         sparse=True,
     )
     yield SAESpec(name="identity", target="harness.builtin.controls.identity:IdentitySAE", summary="Returns its input.")
@@ -72,6 +104,7 @@ def register_trainers() -> Iterable[TrainerSpec]:
         summary="Squared error and an L0 target on learned thresholds, by straight-through gradients.",
         reference=_RAJAMANOHARAN,
     )
+    yield from _reference_trainers()
     yield TrainerSpec(
         name="identity",
         target=f"{controls}.identity:IdentityTrainer",
@@ -118,6 +151,75 @@ def register_trainers() -> Iterable[TrainerSpec]:
         trained=False,
         control=True,
         summary="Floor on worlds: true codes, each written along another feature's direction.",
+    )
+
+
+def _reference_trainers() -> Iterable[TrainerSpec]:
+    """Published methods that new ideas are compared with, and the hyperparameters of their publications."""
+    home = "harness.builtin.trainers"
+    yield TrainerSpec(
+        name="batchtopk",
+        target=f"{home}.batchtopk:BatchTopKTrainer",
+        sae="batchtopk",
+        sparsity="k",
+        summary="Squared error of the largest latents of a whole batch, with an auxiliary loss for dead ones.",
+        reference=_BUSSMANN,
+        presets={
+            "published": Preset(
+                options={"lr": 3e-4, "beta2": 0.99, "aux_k_fraction": 2 / 3},
+                summary="The authors' code: lr 3e-4, beta2 .99, 512 dead latents for GPT-2's 768 dimensions.",
+            )
+        },
+    )
+    yield TrainerSpec(
+        name="matryoshka",
+        target=f"{home}.matryoshka:MatryoshkaTrainer",
+        sae="matryoshka",
+        sparsity="k",
+        summary="batchtopk, with the error of nested prefixes of its latents.",
+        reference=_MATRYOSHKA,
+        presets={
+            "published": Preset(
+                options={"lr": 3e-4, "bias_only": True},
+                summary="The authors' code: lr 3e-4, and the decoder bias alone as one more prefix.",
+            ),
+            "saebench": Preset(
+                options={"lr": 3e-4, "groups": "1/32,1/16,1/8,1/4,17/32"},
+                summary="The groups and the lr of SAEBench's baselines.",
+            ),
+        },
+    )
+    yield TrainerSpec(
+        name="gated",
+        target=f"{home}.gated:GatedTrainer",
+        sae="gated",
+        sparsity="coefficient",
+        summary="Squared error, an L1 penalty on the gate alone, and the gate's own squared error.",
+        reference=_GATED,
+        presets={"published": Preset(options={"lr": 5e-5}, summary="lr 5e-5, as dictionary_learning trains it.")},
+    )
+    yield TrainerSpec(
+        name="april",
+        target=f"{home}.april:AprilTrainer",
+        sae="april",
+        sparsity="coefficient",
+        summary="Squared error and an L1 penalty weighted by the decoder rows' norms, which are free.",
+        reference=_APRIL,
+        presets={"published": Preset(options={"lr": 5e-5}, summary="lr 5e-5, linear decay over the last fifth.")},
+    )
+    yield TrainerSpec(
+        name="p_anneal",
+        target=f"{home}.p_anneal:PAnnealTrainer",
+        sae="relu",
+        sparsity="coefficient",
+        summary="Squared error and an L_p penalty whose p falls from 1 during training.",
+        reference="Karvonen et al. 2024, arXiv:2408.00113",
+        presets={
+            "saebench": Preset(
+                options={"lr": 3e-4, "anneal_start": 0.04, "anneal_end": 1.0, "n_updates": 9},
+                summary="SAEBench's baselines: p falls from step 10,000 of 244,000 to the last.",
+            )
+        },
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import click
 
 from ..bench import Bench
 from ..compute import Compute
-from ..errors import BaselineError, RecordError
+from ..errors import BaselineError, ConfigError, RecordError
 from ..methods import resolve_method
 from ..pipeline import run
 from ..registry import enter_baselines, load_registry
@@ -24,7 +25,9 @@ from .options import chosen_suite, compute_options, suite_option, table_options
 from .progress import BarProgress
 
 
-@click.group(help="List, show, build, add and verify stored baselines.", epilog="Example:  sae-harness baselines list")
+@click.group(
+    help="List, show, build, add, sign and verify stored baselines.", epilog="Example:  sae-harness baselines list"
+)
 def command() -> None:
     """The group."""
 
@@ -104,7 +107,7 @@ def build(
 @pass_app
 def add(app: AppContext, files: tuple[Path, ...], suite_name: str, replace: bool) -> None:
     """Store the records in FILES (JSON, one record each or a list, as `sae-harness run --json` prints)."""
-    records = [record for file in files for record in _read(file)]
+    records = [record for file in files for record in read_records(file)]
     if not records:
         raise RecordError(f"There are no records in {', '.join(map(str, files))}: nothing to store.")
     groups: dict[str, list[Record]] = {}
@@ -115,21 +118,125 @@ def add(app: AppContext, files: tuple[Path, ...], suite_name: str, replace: bool
         _store(app, chosen_suite(app, suite_name).name, group, "sae-harness baselines add", replace)
 
 
-@command.command("verify", epilog="Example:  sae-harness baselines verify")
+@command.command("import", epilog="Example:  sae-harness baselines import results --suite gemma-2-2b-L12")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@suite_option
+@click.option("--main", default="", metavar="FOLDER", help="Its `baseline_NAME.json` become NAME, not NAME@FOLDER.")
+@click.option(
+    "--tolerances", "file", type=click.Path(path_type=Path), help="YAML file of the audit's tolerances and facts."
+)
+@click.option("--replace", is_flag=True, help="Replace records that are stored.")
+@pass_app
+def import_(
+    app: AppContext, paths: tuple[Path, ...], suite_name: str, main: str, file: Path | None, replace: bool
+) -> None:
+    """Store others' results: SAEBench's JSON and combined records in PATHS.
+
+    SAEBench's files of one SAE become one record. All are audited together first. What the audit taints is kept with
+    its taint and never used; every number goes under the definition it was made by, and keeps its source.
+    """
+    from ..results.audit.collect import collect
+    from ..results.audit.runner import audit, verdicts
+    from ..results.audit.tolerances import DEFAULT, load_tolerances
+    from ..results.imported import import_records
+
+    suite = chosen_suite(app, suite_name)
+    tolerances = DEFAULT if file is None else load_tolerances(file)
+    collected = collect(paths, tolerances)
+    findings = audit(collected.evidence, tolerances)
+    found = verdicts(findings, collected.evidence)
+    records, left_out = import_records(collected.evidence, found, findings, suite=suite.name, main=main)
+    for finding in collected.findings:
+        click.echo(f"Left out {finding.record}: {finding.title}", err=True)
+    for name, reason in left_out.items():
+        click.echo(f"Left out {name}: {reason}", err=True)
+    if not records:
+        raise RecordError(f"Nothing could be imported from {', '.join(map(str, paths))}.")
+    for record in records:
+        _store(app, suite.name, [record], "sae-harness baselines import", replace)
+
+
+@command.command("sign", epilog="Example:  sae-harness baselines sign --key ~/.ssh/id_ed25519")
+@click.option("--key", type=click.Path(path_type=Path), help="An ssh key to sign with [default: the sums alone].")
+@pass_app
+def sign(app: AppContext, key: Path | None) -> None:
+    """Write SHA256SUMS over all stored files and, with --key, sign it (ssh-keygen -Y, namespace sae-harness).
+
+    `baselines verify` checks the sums wherever they are, and the signature with --signers.
+    """
+    from ..results import signature
+
+    problems = BaselineStore(app.paths.baselines).verify()
+    if problems:
+        raise BaselineError(
+            f"Not signed: {problems[0].path}: {problems[0].message}. See `sae-harness baselines verify`."
+        )
+    n = signature.write_sums(app.paths.baselines)
+    if key is not None:
+        signature.sign(app.paths.baselines, key)
+    click.echo(f"{'Summed' if key is None else 'Signed'} {n} files in {app.paths.baselines / signature.SUMS}.")
+
+
+@command.command("verify", epilog="Example:  sae-harness baselines verify --rerun 2")
+@click.option(
+    "--signers", type=click.Path(path_type=Path), help="ssh-keygen's file of allowed signers: check who signed."
+)
+@click.option(
+    "--rerun", default=0, metavar="N", show_default=True, help="Make N stored records again and compare them."
+)
+@click.option("--rerun-seed", default=0, show_default=True, help="Which N: the seed of the draw.")
 @pass_app
 @click.pass_context
-def verify(ctx: click.Context, app: AppContext) -> None:
-    """Check every stored record against its manifest, and the manifests against the registry."""
+def verify(ctx: click.Context, app: AppContext, signers: Path | None, rerun: int, rerun_seed: int) -> None:
+    """Check every stored record against its manifest, the manifests against the registry, and all against SHA256SUMS.
+
+    --rerun trains and evaluates a sample again, as `sae-harness reproduce` does.
+    """
+    from ..results import signature
+
+    if rerun < 0:
+        raise ConfigError(f"--rerun must be at least 0, got {rerun}: it is the number of records to make again.")
     store = BaselineStore(app.paths.baselines)
     problems = [f"{p}" for p in store.verify()]
+    problems += signature.sums_problems(app.paths.baselines)
+    if signers is not None:
+        try:
+            click.echo(f"Signed by {signature.check_signature(app.paths.baselines, signers)}.")
+        except BaselineError as error:
+            problems.append(str(error))
     registry = _registry_of(app)
     if registry is not None:
         problems += _entry_problems(store, load_registry([registry]).baselines)
+    if rerun and problems:
+        click.echo("Nothing is made again before these are mended.", err=True)
+    elif rerun:
+        problems += _rerun(app, store, rerun, rerun_seed)
     for problem in problems:
         click.echo(problem)
     if problems:
         ctx.exit(1)
     click.echo(f"{sum(len(store.methods(s)) for s in store.suites())} stored methods, all as their manifests say.")
+
+
+def _rerun(app: AppContext, store: BaselineStore, n: int, seed: int) -> list[str]:
+    """Make a sample of the stored records again; told is what did not come out as it must."""
+    from .reproduce import reproduce
+
+    stored = [(f"{s}/{m}", record) for s in store.suites() for m in store.methods(s) for record in store.load(s, m)]
+    own = [(name, record) for name, record in stored if not record.provenance.source]
+    problems = []
+    for name, record in random.Random(seed).sample(own, min(n, len(own))):
+        found = reproduce(app, record)
+        good = sum(row.verdict in ("identical", "within") for row in found.rows)
+        same = "same environment" if not found.environment else f"another {', '.join(found.environment)}"
+        click.echo(f"{name}/{record.key[:12]}: {good} of {len(found.rows)} metrics reproduced ({same}).", err=True)
+        problems += [
+            f"{name}/{record.key[:12]}: {row.metric} is {row.stored:.6g}, made again "
+            + (f"{row.again:.6g} (allowed {row.allowed:.3g})" if row.again is not None else f"not: {row.reason}")
+            for row in found.rows
+            if row.verdict not in ("identical", "within")
+        ]
+    return problems
 
 
 def _registry_of(app: AppContext) -> Path | None:
@@ -169,12 +276,21 @@ def _store(app: AppContext, suite: str, records: Sequence[Record], told: str, re
     click.echo(f"Stored {len(records)} records in {folder}.")
 
 
-def _read(file: Path) -> list[Record]:
+def read_records(file: Path) -> list[Record]:
+    """The records in a JSON file: one, or a list of them; none in a manifest, which lies beside stored ones.
+
+    Raises:
+        RecordError: there is no such file, or it holds no records.
+    """
     try:
         data = json.loads(file.read_text())
     except FileNotFoundError:
         raise RecordError(f"No file {file}: give records as JSON.") from None
     except (ValueError, OSError) as error:
         raise RecordError(f"{file} is not JSON: {error}") from None
+    from ..results.audit.read_harness import is_manifest
+
+    if isinstance(data, dict) and is_manifest(data):
+        return []
     items = data if isinstance(data, list) else [data]
     return [Record.from_json(json.dumps(item), where=str(file)) for item in items]

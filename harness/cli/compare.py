@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 
@@ -10,17 +11,30 @@ import click
 from ..bench import Bench
 from ..compute import Compute
 from ..config import SuiteConfig
-from ..errors import BaselineError
+from ..errors import BaselineError, ConfigError
 from ..interfaces.specs import MetricSpec
 from ..methods import Method, resolve_method
 from ..pipeline import run
+from ..report.pareto_table import pareto_table
 from ..report.record_tables import controls_table
 from ..report.tables import comparison_table, comparison_to_json_dict
 from ..results.baseline_store import BaselineStore
 from ..results.comparison import compare, protocol_line
+from ..results.pareto import ParetoComparison, compare_frontiers
 from ..results.record import Record
+from ..results.reliability import labels
+from ..results.saebench_metrics import specs_of
 from .context import AppContext, pass_app
-from .options import chosen_metrics, chosen_suite, compute_options, grid_options, suite_option, table_options
+from .options import (
+    chosen_metrics,
+    chosen_suite,
+    compute_options,
+    evaluators_option,
+    grid_options,
+    suite_option,
+    table_options,
+    with_evaluators,
+)
 from .progress import BarProgress
 
 
@@ -37,10 +51,14 @@ from .progress import BarProgress
 @click.option("--baseline", "baseline_name", default="topk", show_default=True, help="The method to compare with.")
 @suite_option
 @grid_options
+@evaluators_option
 @click.option("--metrics", "metric_names", metavar="NAME,...", help="Metrics to show [default: all].")
 @click.option("--at-l0", type=float, help="Compare at this L0 [default: the mean over the L0s both reach].")
+@click.option("--pareto", metavar="NAME,NAME", help="Compare the frontiers in two metrics too, say l0,fvu.")
 @click.option("--levels", is_flag=True, help="A table for each L0 level as well.")
-@click.option("--detail", is_flag=True, help="Show the smallest difference that could have been seen.")
+@click.option(
+    "--detail", is_flag=True, help="Show the smallest visible difference, corrected p-values and evaluation noise."
+)
 @table_options
 @click.option("--from-stored", is_flag=True, help="Take the candidate's stored records instead of training it.")
 @click.option("--retrain", is_flag=True, help="Train and evaluate the candidate again.")
@@ -62,8 +80,10 @@ def command(
     suite_name: str,
     n_seeds: int | None,
     l0s: str | None,
+    more: str | None,
     metric_names: str | None,
     at_l0: float | None,
+    pareto: str | None,
     levels: bool,
     detail: bool,
     as_json: bool,
@@ -75,13 +95,13 @@ def command(
     quiet: bool,
     compute: Compute,
 ) -> None:
-    suite = chosen_suite(app, suite_name, n_seeds, l0s)
+    suite = with_evaluators(chosen_suite(app, suite_name, n_seeds, l0s), app, more)
     bench = Bench(suite, app.catalogue, app.cache, compute=compute)
     metrics = bench.metrics(chosen_metrics(metric_names))
     progress = BarProgress(quiet=quiet)
     store = BaselineStore(app.paths.baselines)
-    theirs = baseline_records(app, bench, store, baseline_name, progress)
-    if from_stored:
+    theirs = baseline_records(app, bench, store, baseline_name, progress, asked=more is not None)
+    if from_stored or (_is_imported(store, suite, candidate) and not retrain):
         ours = _stored(store, suite, candidate)
     else:
         method = resolve_method(app.catalogue, candidate, suite_options=suite.options)
@@ -90,9 +110,12 @@ def command(
     progress.close()
     if not metric_names:
         metrics = _of_interest(metrics, bench, [*ours, *theirs])
-    result = compare(ours, theirs, metrics, at_l0=at_l0, allow_tainted=allow_tainted)
+    known = labels(app.paths.baselines, suite.name, metrics)
+    result = compare(ours, theirs, metrics, at_l0=at_l0, allow_tainted=allow_tainted, labels=known)
+    frontiers = _frontiers(bench, ours, theirs, pareto)
     if as_json:
-        click.echo(json.dumps(comparison_to_json_dict(result), indent=1))
+        data = comparison_to_json_dict(result)
+        click.echo(json.dumps(data | ({"pareto": dataclasses.asdict(frontiers)} if frontiers else {}), indent=1))
     else:
         if fmt != "csv":
             click.echo(protocol_line([*theirs, *ours], suite.claim) + "\n")
@@ -101,9 +124,27 @@ def command(
         judged = any(m.compared and m.better != "none" for m in metrics)
         if controls and judged and fmt != "csv" and not result.differences:
             click.echo("\n" + controls_table(result.window, controls, metrics, fmt))
+        if frontiers and fmt != "csv":
+            click.echo("\n" + pareto_table(frontiers, fmt))
     verdicts = set(result.verdicts.values())
     if fail_on is not None and fail_on.replace("-", " ") in verdicts:
         ctx.exit(1)
+
+
+def _frontiers(
+    bench: Bench, ours: Sequence[Record], theirs: Sequence[Record], names: str | None
+) -> ParetoComparison | None:
+    if names is None:
+        return None
+    chosen = bench.metrics(chosen_metrics(names))
+    if len(chosen) != 2:
+        raise ConfigError(f"--pareto takes two metrics, such as l0,fvu; got {names!r}.")
+    return compare_frontiers(ours, theirs, (chosen[0], chosen[1]))
+
+
+def _is_imported(store: BaselineStore, suite: SuiteConfig, name: str) -> bool:
+    """Whether the stored records of a method are others' results: those can be read, and not made again."""
+    return name in store.methods(suite.name) and any(r.provenance.source for r in store.load(suite.name, name))
 
 
 def _stored(store: BaselineStore, suite: SuiteConfig, name: str) -> list[Record]:
@@ -113,21 +154,28 @@ def _stored(store: BaselineStore, suite: SuiteConfig, name: str) -> list[Record]
             f"No stored records of {name!r} in suite {suite.name}: stored are {known}. Leave out --from-stored to "
             f"train it, or store it: sae-harness baselines build {name} --suite {suite.name}."
         )
-    return [r for r in store.load(suite.name, name) if r.training.seed in suite.seeds]
+    records = store.load(suite.name, name)
+    return [r for r in records if r.training.seed in suite.seeds] or records
 
 
 def baseline_records(
-    app: AppContext, bench: Bench, store: BaselineStore, name: str, progress: BarProgress
+    app: AppContext, bench: Bench, store: BaselineStore, name: str, progress: BarProgress, *, asked: bool = False
 ) -> list[Record]:
-    """The baseline's stored records of the suite's seeds; where none are stored, from the cache or trained now."""
+    """The baseline's stored records of the suite's seeds; where none are stored, from the cache or trained now.
+
+    With `asked`, stored records that lack one of the suite's evaluators will not do.
+    """
     suite = bench.suite
     if name in store.methods(suite.name):
         records = store.load(suite.name, name)
-        chosen = [r for r in records if r.training.seed in suite.seeds]
-        return chosen or records
+        chosen = [r for r in records if r.training.seed in suite.seeds] or records
+        lacking = [e for e in suite.evaluators if any(e not in r.evaluations for r in chosen)] if asked else []
+        if not lacking:
+            return chosen
+        progress.note(f"The stored records of {name!r} have no {', '.join(lacking)}: training and evaluating it here.")
     method: Method = resolve_method(app.catalogue, name, suite_options=suite.options)
     jobs = bench.jobs(method)
-    if any(bench.find_record(job) is None for job in jobs):
+    if name not in store.methods(suite.name) and any(bench.find_record(job) is None for job in jobs):
         stored = ", ".join(store.methods(suite.name)) or "none"
         progress.note(f"No stored records of {name!r} in suite {suite.name} (stored: {stored}): training it here.")
     return run(bench, jobs, progress=progress, command=f"sae-harness run {name} --suite {suite.name}")
@@ -138,4 +186,9 @@ def _of_interest(metrics: Sequence[MetricSpec], bench: Bench, records: Sequence[
     measured = {name for record in records for name in record.metrics}
     evaluators = [bench.catalogue.evaluators[n] for n in bench.suite.evaluators if n in bench.catalogue.evaluators]
     asked = {metric.name for provided in evaluators for metric in provided.spec.metrics}
-    return [metric for metric in metrics if metric.name in measured | asked]
+    known = {metric.name for metric in metrics}
+    found = [metric for metric in metrics if metric.name in measured | asked]
+    # Imported records hold metrics that no evaluator here gives; where all are imported, no other is of interest.
+    if records and all(record.provenance.source for record in records):
+        found = [metric for metric in found if metric.name in measured]
+    return [*found, *specs_of(sorted(measured - known))]

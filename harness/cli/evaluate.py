@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..bench import Bench
 from ..compute import Compute
 from ..errors import CheckpointError
+from ..interfaces.specs import EvaluatorSpec
 from ..pipeline import eval_context, measure
+from ..plugins import Provided
 from ..report.record_tables import outcomes_table
 from .context import AppContext, pass_app
 from .options import chosen_metrics, chosen_suite, device_option, suite_option, table_options
 from .progress import BarProgress
+
+if TYPE_CHECKING:
+    from ..interfaces.sae import SAE
 
 
 @click.command(
@@ -28,6 +34,13 @@ from .progress import BarProgress
 @click.argument("path", type=click.Path(path_type=Path))
 @suite_option
 @click.option("--metrics", "metric_names", metavar="NAME,...", help="Metrics to show [default: all].")
+@click.option(
+    "--evaluators",
+    "evaluator_names",
+    metavar="NAME,...",
+    help="Evaluators to run, or `all` that are installed [default: the suite's].",
+)
+@click.option("--twin", type=click.Path(path_type=Path), help="The SAE of another seed, for `seed_stability`.")
 @table_options
 @device_option
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -39,19 +52,20 @@ def command(
     path: Path,
     suite_name: str,
     metric_names: str | None,
+    evaluator_names: str | None,
+    twin: Path | None,
     as_json: bool,
     fmt: str,
     quiet: bool,
     device: str,
 ) -> None:
-    from ..training.checkpoint import load_sae, read_config
-
     compute = Compute(device=device)
     suite = chosen_suite(app, suite_name)
     bench = Bench(suite, app.catalogue, app.cache, compute=compute)
     metrics = bench.metrics(chosen_metrics(metric_names))
-    meta = read_config(path)
-    sae = load_sae(path, lambda name: app.catalogue.sae(name).load())  # type: ignore[arg-type]
+    evaluators = _chosen(bench, evaluator_names)
+    meta, sae = _load(app, path)
+    beside = None if twin is None else _load(app, twin)[1].to(compute.device)
     compute.check()
     progress = BarProgress(quiet=quiet)
     context = eval_context(bench, progress)
@@ -60,9 +74,11 @@ def command(
             f"{path} acts on d_in {meta['d_in']}; {suite.hookpoint} of suite {suite.name} has {context.d_in}. "
             "Name the suite it was trained on with --suite."
         )
-    evaluators = [bench.catalogue.evaluator(name) for name in bench.catalogue.evaluators]
-    outcomes = measure(bench, sae.to(compute.device), evaluators, context, progress)
+    outcomes = measure(bench, sae.to(compute.device), evaluators, context.beside(beside), progress)
     progress.close()
+    for name, outcome in outcomes.items():
+        if outcome.status == "skipped":
+            click.echo(f"{name} skipped: {outcome.reason}", err=True)
     failed = [name for name, outcome in outcomes.items() if outcome.status == "failed"]
     if as_json:
         found = {n: _json(v) for o in outcomes.values() for n, v in o.metrics.items() if n in {m.name for m in metrics}}
@@ -74,6 +90,24 @@ def command(
         click.echo(outcomes_table(values, metrics, fmt))
     if failed:
         ctx.exit(1)
+
+
+def _chosen(bench: Bench, names: str | None) -> list[Provided[EvaluatorSpec]]:
+    """The evaluators named; by default the suite's, and those that run everywhere."""
+    if names == "all":
+        return [bench.catalogue.evaluator(name) for name in bench.catalogue.evaluators]
+    if names is not None:
+        return [bench.catalogue.evaluator(name) for name in dict.fromkeys(chosen_metrics(names))]
+    everywhere = [name for name, provided in bench.catalogue.evaluators.items() if provided.spec.default]
+    listed = [name for name in bench.suite.evaluators if name in bench.catalogue.evaluators]
+    return [bench.catalogue.evaluator(name) for name in dict.fromkeys([*listed, *everywhere])]
+
+
+def _load(app: AppContext, path: Path) -> tuple[dict[str, Any], SAE]:
+    from ..training.checkpoint import load_sae, read_config
+
+    meta = read_config(path)
+    return meta, load_sae(path, lambda name: app.catalogue.sae(name).load())  # type: ignore[arg-type]
 
 
 def _json(value: object) -> dict[str, object]:

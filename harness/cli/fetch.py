@@ -19,7 +19,13 @@ MODELS = ("smollm2",)
         "against a pinned sha256, dequantised and kept as bfloat16 safetensors (270 MB).\n\n"
         "sae-probes: 113 tasks of labelled texts, which sparse_probing needs; a 45 MB package, kept as 42 MB. The "
         "texts keep the terms of their sources.\n\n"
-        "vader: 23,551 rated reviews, news and tweets, MIT; a 2.5 MB package."
+        "vader: 23,551 rated reviews, news and tweets, MIT; a 2.5 MB package. vader-attributes: the same with source "
+        "and sentiment, which scr needs.\n\n"
+        "class-sets: texts in three sets of three classes, out of sae-probes, which tpp needs. multiemo: reviews "
+        "with subject and sentiment, CC BY 4.0, out of a 358 MB package.\n\n"
+        "words: 210,621 English words, public domain, which absorption needs.\n\n"
+        "wordnet-questions: what 39,383 nouns mean, as questions, WordNet licence, which unlearning needs.\n\n"
+        "cities: cities with country, continent and language, CC BY 4.0, which ravel needs."
     ),
     short_help="Fetch a language model that is not embedded, or labelled texts.",
     epilog="Example:  sae-harness fetch smollm2",

@@ -7,13 +7,15 @@ import json
 import click
 
 from ..bench import Bench
-from ..errors import BaselineError, NameClashError, PluginError, UnknownNameError
+from ..errors import BaselineError, MissingModelError, NameClashError, PluginError, UnknownNameError
 from ..methods import resolve_method
 from ..report.tables import leaderboard_table, leaderboard_to_json_dict
 from ..results.baseline_store import BaselineStore
 from ..results.comparison import protocol_line
 from ..results.leaderboard import leaderboard
 from ..results.record import Record
+from ..results.reliability import labels
+from ..results.saebench_metrics import specs_of
 from .context import AppContext, pass_app
 from .options import chosen_metrics, chosen_suite, suite_option, table_options
 
@@ -29,6 +31,7 @@ from .options import chosen_metrics, chosen_suite, suite_option, table_options
 @suite_option
 @click.option("--by", "primary", metavar="METRIC", help="The metric that ranks [default: fvu].")
 @click.option("--metrics", "metric_names", metavar="NAME,...", help="Metrics to show [default: those with a verdict].")
+@click.option("--with-tainted", is_flag=True, help="Show tainted values too, struck out; they are never ranked.")
 @click.option("--stored-only", is_flag=True, help="Leave out your own records.")
 @table_options
 @pass_app
@@ -37,6 +40,7 @@ def command(
     suite_name: str,
     primary: str | None,
     metric_names: str | None,
+    with_tainted: bool,
     stored_only: bool,
     as_json: bool,
     fmt: str,
@@ -48,15 +52,27 @@ def command(
     bench.metrics([*chosen, *([primary] if primary else [])])
     store = BaselineStore(app.paths.baselines)
     records: dict[str, list[Record]] = {name: store.load(suite.name, name) for name in store.methods(suite.name)}
+    held = {metric for group in records.values() for record in group for metric in record.metrics}
+    metrics += specs_of(sorted(held - {m.name for m in metrics}))
     if not stored_only:
-        for name, own in _own_records(app, bench).items():
+        try:
+            mine = _own_records(app, bench)
+        except MissingModelError:
+            if not records:
+                raise
+            mine = {}
+            click.echo(
+                f"The LM of suite {suite.name} is not here, so no record of yours can be: stored ones.", err=True
+            )
+        for name, own in mine.items():
             records[name if name not in records else f"{name} (own)"] = own
     if not records:
         raise BaselineError(
             f"Suite {suite.name} has no stored baselines and no records of yours: run `sae-harness run METHOD "
             f"--suite {suite.name}` first."
         )
-    board = leaderboard(records, metrics, primary=primary)
+    known = labels(app.paths.baselines, suite.name, metrics)
+    board = leaderboard(records, metrics, primary=primary, labels=known, allow_tainted=with_tainted)
     if as_json:
         click.echo(json.dumps(leaderboard_to_json_dict(board), indent=1))
         return

@@ -33,6 +33,16 @@ def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def evaluators_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--evaluators`."""
+    return click.option(
+        "--evaluators",
+        "more",
+        metavar="NAME,...",
+        help="Evaluators to run besides the suite's, or `all` installed ones.",
+    )(command)
+
+
 def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--device`."""
     option = click.option(
@@ -88,6 +98,20 @@ def chosen_suite(app: AppContext, name: str, n_seeds: int | None = None, l0s: st
     if l0s is not None:
         suite = suite.replace(l0_grid=_numbers(l0s, suite.d_sae))
     return suite
+
+
+def with_evaluators(suite: SuiteConfig, app: AppContext, names: str | None) -> SuiteConfig:
+    """The suite with these evaluators besides its own; `all` are those that are installed.
+
+    Raises:
+        UnknownNameError: there is no such evaluator.
+    """
+    if names is None:
+        return suite
+    more = tuple(app.catalogue.evaluators) if names == "all" else chosen_metrics(names)
+    for name in more:
+        app.catalogue.evaluator(name)
+    return suite.replace(evaluators=tuple(dict.fromkeys([*suite.evaluators, *more])))
 
 
 def _numbers(text: str, d_sae: int) -> tuple[int, ...]:

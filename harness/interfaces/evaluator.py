@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -39,8 +40,10 @@ class LanguageModelView(Protocol):
         replace: Callable[[Tensor], Tensor],
         *,
         activations: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
-        """Logits [b, s, vocab] with the hookpoint's output [b, s, d_in] passed through `replace`.
+        """Logits [b, s, vocab] with the hookpoint's output [b, s, d_in] passed through `replace`; with `positions` [p]
+        int64 those of these positions alone, [b, p, vocab].
 
         Give `activations` (those of a `SequenceBatch`) where they are known: the layers before them are then
         skipped, with the same result. Where only losses are wanted, `EvalContext.next_token_losses` is faster.
@@ -169,6 +172,12 @@ class EvalContext(ABC):
         `world`. Raises DataError where there is none."""
         raise DataError("These data have no ground truth: an evaluator that uses it must declare needs={'world'}.")
 
+    @property
+    def twin(self) -> SAE:
+        """The same method's SAE of another training seed; only for evaluators whose spec needs `twin`. Raises DataError
+        where there is none."""
+        raise DataError("There is no SAE of another seed: an evaluator that uses it must declare needs={'twin'}.")
+
     @abstractmethod
     def generator(self, purpose: str) -> torch.Generator:
         """A fresh generator that depends on (seed, purpose) alone: results do not depend on call order."""
@@ -240,6 +249,11 @@ class EvalContext(ABC):
             NonFiniteError: a logit is NaN or infinite.
         """
         raise DataError("There is no language model here: the evaluator cannot run.")
+
+    def judge(self, make: Callable[[Path | None], Any]) -> Any:
+        """The judge of an evaluator that asks one: what `make(folder)` gives, where `folder` keeps replies (None where
+        nothing is kept). The conformance kit gives a planted one instead, so that checks call nobody."""
+        return make(None)
 
     def memo(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """A large tensor that does not depend on the SAE: a context may keep it in memory while there is room, and

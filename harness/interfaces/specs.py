@@ -24,7 +24,8 @@ Better = Literal["higher", "lower", "none"]
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 _BATCH_NEEDS = frozenset({"pairs", "contiguous", "world"})
-_EVALUATOR_NEEDS = frozenset({"language_model", "world"})
+_EVALUATOR_NEEDS = frozenset({"language_model", "world", "twin"})
+_ANALYSIS_NEEDS = frozenset({"language_model", "world"})
 
 
 def _check_name(kind: str, name: str) -> None:
@@ -178,7 +179,8 @@ class EvaluatorSpec:
     summary: str
     reference: str = ""
     needs: frozenset[str] = frozenset()
-    """`language_model` where the LM itself is run; `world` where the true features must be known."""
+    """`language_model` where the LM itself is run; `world` where the true features must be known; `twin` where the
+    SAE of the same method, L0 and another seed is looked at too."""
     texts: tuple[str, ...] = ()
     """Collections of labelled texts and tables it reads, by the names that `sae-harness fetch` knows; skipped where
     one of them is not there."""
@@ -206,4 +208,29 @@ class EvaluatorSpec:
             )
 
 
-Spec = SAESpec | TrainerSpec | EvaluatorSpec
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisSpec:
+    """A closer look at one SAE: numbers and figures that no record holds and nothing is compared by."""
+
+    name: str
+    target: str
+    """`"package.module:Class"` of an `Analysis` subclass, or a function with the arguments of its `run`."""
+    summary: str
+    reference: str = ""
+    needs: frozenset[str] = frozenset()
+    """`language_model` where the LM itself is run; `world` where the true features must be known."""
+    methods: tuple[str, ...] = ()
+    """Methods whose SAEs it is for; empty for any SAE."""
+    api_version: int = API_VERSION
+
+    def __post_init__(self) -> None:
+        _check_name("Analysis", self.name)
+        _check_target("Analysis", self.name, self.target)
+        object.__setattr__(self, "needs", frozenset(self.needs))
+        object.__setattr__(self, "methods", tuple(self.methods))
+        unknown = self.needs - _ANALYSIS_NEEDS
+        if unknown:
+            raise PluginError(f"Analysis {self.name!r} needs {sorted(unknown)}: allowed are {sorted(_ANALYSIS_NEEDS)}.")
+
+
+Spec = SAESpec | TrainerSpec | EvaluatorSpec | AnalysisSpec

@@ -138,6 +138,10 @@ class Trainer(ABC):
             return self.base.parameter_groups(sae)
         return [{"params": [p for p in sae.parameters() if p.requires_grad]}]
 
+    def diagnostics(self) -> Mapping[str, float]:
+        """Numbers of the last step for the training log, beside the terms: how strong, how many, how far."""
+        return {} if self.base is None else self.base.diagnostics()
+
     def after_step(self, sae: SAE, state: TrainState) -> None:
         """Called after the optimiser's step and the decoder's renormalisation."""
         if self.base is not None:

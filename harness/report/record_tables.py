@@ -14,9 +14,15 @@ from .text import format_value
 
 
 def records_table(
-    records: Sequence[Record], metrics: Sequence[MetricSpec], fmt: str = "plain", *, chosen: bool = False
+    records: Sequence[Record],
+    metrics: Sequence[MetricSpec],
+    fmt: str = "plain",
+    *,
+    chosen: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> str:
     """One row for each target L0 with means over seeds; `chosen` shows all of `metrics`, else the compared ones.
+    `labels`: record key -> what its row is called, where the method's name does not tell them apart.
 
     Raises:
         ConfigError: the format is unknown.
@@ -25,15 +31,17 @@ def records_table(
     names = [n for n in names if any(n in r.metrics for r in records)]
     levels: dict[tuple[str, int | None], list[Record]] = {}
     for record in records:
-        levels.setdefault((method_label(record), record.training.target_l0), []).append(record)
+        label = (labels or {}).get(record.key, method_label(record))
+        levels.setdefault((label, record.training.target_l0), []).append(record)
     rows = []
     for (label, target), group in levels.items():
         seeds = len({r.training.seed for r in group})
         cells = [_over_seeds([r.metrics[n].value for r in group if n in r.metrics]) for n in ["l0", *names]]
         missed = sum(r.training.l0_reached is False for r in group)
         reached = "-" if group[0].training.l0_reached is None else f"{seeds - missed} of {seeds}"
-        steps = sum(r.training.wall_seconds for r in group) / len(group)
-        rows.append([label, "-" if target is None else str(target), reached, *cells, str(seeds), f"{steps:.1f}"])
+        seconds = [r.training.wall_seconds for r in group if r.training.wall_seconds is not None]
+        steps = f"{sum(seconds) / len(seconds):.1f}" if seconds else "-"
+        rows.append([label, "-" if target is None else str(target), reached, *cells, str(seeds), steps])
     headers = ["method", "target L0", "reached", "l0", *names, "seeds", "training s"]
     return render(rows, headers, fmt)
 

@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..results.comparison import Comparison, ComparisonRow
 from ..results.frontier import Window
 from ..results.leaderboard import Leaderboard, LeaderboardEntry
+from ..results.reliability import MEANING
 from .text import format_difference, format_value
 
 FORMATS = ("plain", "md", "github", "csv")
@@ -53,8 +54,8 @@ def render(rows: Sequence[Sequence[str]], headers: Sequence[str], fmt: str = "pl
 
 
 def comparison_table(comparison: Comparison, fmt: str = "plain", *, detail: bool = False, levels: bool = False) -> str:
-    """The comparison with its footnotes; `detail` adds the smallest detectable difference, `levels` a table for each
-    L0. As csv the numbers are in full and there are no footnotes.
+    """The comparison with its footnotes; `detail` adds the smallest detectable difference, the p-value after Holm's
+    correction and the evaluation noise, `levels` a table for each L0. As csv: numbers in full, without footnotes.
 
     Raises:
         ConfigError: the format is unknown.
@@ -67,8 +68,9 @@ def comparison_table(comparison: Comparison, fmt: str = "plain", *, detail: bool
     if levels:
         for level in comparison.by_level:
             parts += [f"at L0 {level.l0:.3g}", _comparison_rows(comparison, level.rows, fmt, detail, footnotes)]
-    notes = [*_numbered(footnotes), *_reading(comparison), *comparison.notes]
-    return "\n\n".join([*parts, _footer(notes, fmt)] if notes else parts)
+    notes = [*_numbered(footnotes), *_reading(comparison), *(_of_detail(comparison) if detail else [])]
+    notes += comparison.notes
+    return "\n\n".join([*parts, footer(notes, fmt)] if notes else parts)
 
 
 def leaderboard_table(board: Leaderboard, fmt: str = "plain", *, metrics: Sequence[str] | None = None) -> str:
@@ -92,9 +94,11 @@ def leaderboard_table(board: Leaderboard, fmt: str = "plain", *, metrics: Sequen
             f"Mean over log L0 in {board.window.describe()}, ± half-width of the 95 % interval over seeds. "
             f"Rank by {board.primary}: 1 + the number of methods significantly better; = marks a tie.",
         )
+    if fmt == "plain" and any(name in entry.tainted for entry in board.entries for name in shown):
+        notes.insert(0, "In [ ]: tainted, shown because it was asked for. It is not a measurement of this method.")
     if len(shown) < len(names):
         notes.append(f"Not shown, for want of width: {', '.join(names[len(shown) :])}.")
-    return f"{table}\n\n{_footer(notes, fmt)}" if notes else table
+    return f"{table}\n\n{footer(notes, fmt)}" if notes else table
 
 
 def comparison_to_json_dict(comparison: Comparison) -> dict[str, Any]:
@@ -114,14 +118,16 @@ def _comparison_rows(
 ) -> str:
     n_theirs = max((r.baseline_n for r in rows), default=0) or len(comparison.baseline_seeds)
     n_ours = max((r.candidate_n for r in rows), default=0) or len(comparison.candidate_seeds)
+    labelled = any(row.reliability for row in rows)
     headers = [
         "metric",
         "better",
         f"{comparison.baseline} ({_seeds(n_theirs)})",
         f"{comparison.candidate} ({_seeds(n_ours)})",
         "difference [95 %]",
-        *(["detectable"] if detail else []),
+        *(["detectable", "p (Holm)", "evaluation noise"] if detail else []),
         "verdict",
+        *(["reliability"] if labelled else []),
     ]
     cells = [
         [
@@ -130,12 +136,39 @@ def _comparison_rows(
             _mean(row.baseline_mean, row.baseline_half_width, row.baseline_n, n_theirs),
             _mean(row.candidate_mean, row.candidate_half_width, row.candidate_n, n_ours),
             "-" if row.difference is None else format_difference(row.difference, row.low, row.high),
-            *(["-" if row.smallest_detectable is None else f"{row.smallest_detectable:.2g}"] if detail else []),
+            *(_details(row) if detail else []),
             _verdict(row, footnotes),
+            *([row.reliability or "-"] if labelled else []),
         ]
         for row in rows
     ]
     return render(cells, headers, fmt)
+
+
+def _details(row: ComparisonRow) -> list[str]:
+    p = row.p_corrected
+    noise = [row.baseline_evaluation_noise, row.candidate_evaluation_noise]
+    sides = " / ".join("-" if value is None else f"{value:.2g}" for value in noise) if any(noise) else "-"
+    if row.difference_evaluation_noise is not None:
+        sides += f" ({row.difference_evaluation_noise:.2g})"
+    return [
+        "-" if row.smallest_detectable is None else f"{row.smallest_detectable:.2g}",
+        "-" if p is None else ("<0.0001" if p < 0.0001 else f"{p:.2g}"),
+        sides,
+    ]
+
+
+def _of_detail(comparison: Comparison) -> list[str]:
+    """What the columns of `--detail` mean, where they have something to show."""
+    if not any(row.baseline_evaluation_noise or row.candidate_evaluation_noise for row in comparison.rows):
+        return []
+    note = (
+        "evaluation noise: standard error over held-out documents of the mean of the baseline / of the candidate, at "
+        "most. It is in no interval: both are read on the same documents, and most of it cancels in the difference"
+    )
+    if any(row.difference_evaluation_noise is not None for row in comparison.rows):
+        note += " (in brackets: that of the difference, by the bootstrap)"
+    return [f"{note}."]
 
 
 def _mean(mean: float | None, half_width: float | None, n: int, usual: int) -> str:
@@ -178,9 +211,14 @@ def _reading(comparison: Comparison) -> list[str]:
         f"difference = {comparison.candidate} - {comparison.baseline} at matched L0 ({where}), {how}; ± and "
         "[ ] are 95 % intervals over training seeds."
     ]
-    judged = sum(r.verdict in ("better", "worse", "within noise") for r in rows)
-    if judged >= 5:
-        notes.append(f"{judged} metrics are judged, each at 95 %: chance alone would decide {judged / 20:.2g} of them.")
+    judged = sum(r.p_corrected is not None for r in rows)
+    if judged > 1:
+        notes.append(
+            f"{judged} metrics are judged, decided after Holm's correction over them: chance decides any of them with "
+            "5 % at most. The intervals shown are uncorrected."
+        )
+    warned = sorted({r.reliability for r in rows} & {"misleading", "blind", "noisy"})
+    notes += [f"reliability {label}: {MEANING[label]}." for label in warned]
     constant = [r.metric for r in rows if r.constant and r.verdict in ("better", "worse")]
     if constant:
         notes.append(f"no variation between seeds, so an interval of width 0: {', '.join(constant)}.")
@@ -209,7 +247,7 @@ def _leaderboard_rows(board: Leaderboard, names: Sequence[str], fmt: str, footno
             "-" if entry.rank is None else f"{entry.rank}{'=' if ranks.count(entry.rank) > 1 else ''}",
             entry.label,
             str(entry.n_seeds),
-            *(_leaderboard_cell(entry, name) for name in names),
+            *(_leaderboard_cell(entry, name, fmt) for name in names),
             _leaderboard_note(board, entry, footnotes),
         ]
         for entry in board.entries
@@ -217,14 +255,19 @@ def _leaderboard_rows(board: Leaderboard, names: Sequence[str], fmt: str, footno
     return render(rows, headers, fmt)
 
 
-def _leaderboard_cell(entry: LeaderboardEntry, name: str) -> str:
+def _leaderboard_cell(entry: LeaderboardEntry, name: str, fmt: str) -> str:
     value = entry.values.get(name)
-    return "-" if value is None else format_value(value.mean, value.half_width)
+    if value is None:
+        return "-"
+    text = format_value(value.mean, value.half_width)
+    if name not in entry.tainted:
+        return text
+    return f"[{text}]" if fmt == "plain" else f"~~{text}~~"
 
 
 def _leaderboard_note(board: Leaderboard, entry: LeaderboardEntry, footnotes: list[str]) -> str:
     if entry.l0 is not None and entry.l0 != board.window:
-        return f"{entry.reason}, at L0 {entry.l0.describe()}"
+        return f"{_short(entry.reason, 'not ranked', footnotes)}, at L0 {entry.l0.describe()}"
     return _short(entry.reason, "not ranked", footnotes)
 
 
@@ -260,7 +303,8 @@ def _width(table: str) -> int:
     return max(map(len, table.splitlines()), default=0)
 
 
-def _footer(notes: Sequence[str], fmt: str) -> str:
+def footer(notes: Sequence[str], fmt: str) -> str:
+    """Notes under a table, each a paragraph; in Markdown a list."""
     if fmt != "plain":
         return "\n".join(f"- {note}" for note in notes)
     return "\n".join(

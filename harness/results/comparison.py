@@ -1,20 +1,23 @@
 """Candidate and baseline records to rows with verdicts, at matched L0.
 
 For each metric and seed the values lie on a curve over measured L0. Both sides are read off the same stretch of
-L0 (`frontier.py`) and the difference is judged against the noise between seeds (`statistics.py`). What cannot be
-compared gets no number but a reason.
+L0 (`frontier.py`) and the difference is judged against the noise between seeds (`statistics.py`), after Holm's
+correction over the metrics of one table (`multiple.py`). What cannot be compared gets no number but a reason.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..interfaces.specs import Better, MetricSpec
+from .evaluation_noise import evaluation_noise
 from .frontier import Frontier, Window, covers, describe_l0, overlap
+from .multiple import holm
 from .record import Record
+from .reliability import Label
 from .side import (
     L0,
     FieldDifference,
@@ -23,7 +26,7 @@ from .side import (
     protocol_differences,
     side_of,
 )
-from .statistics import Difference, Interval, difference, mean_interval
+from .statistics import CONFIDENCE, Difference, Interval, difference, mean_interval
 
 __all__ = [
     "MIN_SEEDS",
@@ -43,6 +46,9 @@ Verdict = Literal[
     "better", "worse", "within noise", "unresolved", "not comparable", "no direction", "matched", "information"
 ]
 
+JUDGED: tuple[Verdict, ...] = ("better", "worse", "within noise")
+"""Verdicts of rows that were put to the test; Holm's correction is over these."""
+
 MIN_SEEDS = 3
 """With fewer on either side no verdict is given."""
 
@@ -58,7 +64,7 @@ class ComparisonRow:
     better: Better
     verdict: Verdict
     reason: str = ""
-    """Why there is no verdict; empty where there is one."""
+    """Why there is no verdict, or why it is not what the row's own interval says; empty where it is."""
     baseline_mean: float | None = None
     baseline_half_width: float | None = None
     """Half-width of the 95 % interval of the mean over seeds; None for one seed."""
@@ -81,6 +87,17 @@ class ComparisonRow:
     l0_low: float | None = None
     l0_high: float | None = None
     """The stretch of L0 the numbers stand for (its widest reach, where each pair of seeds has its own)."""
+    reliability: str = ""
+    """Label of the metric in this suite, as `sae-harness reliability` measured it; empty where it was not measured."""
+    p_value: float | None = None
+    """Of no difference, two-sided, uncorrected; None where the row has no interval or is not judged."""
+    p_corrected: float | None = None
+    """The same after Holm's correction over the judged rows: the verdict rests on this one."""
+    baseline_evaluation_noise: float | None = None
+    """Standard error of the baseline's mean over held-out documents, at most; in no interval."""
+    candidate_evaluation_noise: float | None = None
+    difference_evaluation_noise: float | None = None
+    """Of the difference, by the bootstrap; None where the records do not hold the values on each unit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +143,12 @@ def compare(
     *,
     at_l0: float | None = None,
     allow_tainted: bool = False,
+    labels: Mapping[str, Label] | None = None,
 ) -> Comparison:
     """Hold a candidate's records against a baseline's, metric by metric, at matched L0.
 
     By default each value is the mean over log L0 across the stretch both sides cover; `at_l0` takes it at one L0.
+    `labels`: the metrics' reliability in this suite; a misleading one gets no verdict.
 
     Raises:
         RecordError: a side is empty, mixed, has duplicates, or is tainted and `allow_tainted` is not given.
@@ -142,8 +161,8 @@ def compare(
         reason = "; ".join(d.describe() for d in differences)
         rows = tuple(_incomparable(spec, reason) for spec in metrics)
     else:
-        rows = tuple(_row(spec, ours, theirs, at_l0) for spec in metrics)
-        levels = _by_level(metrics, ours, theirs)
+        rows = _corrected(_labelled(_row(spec, ours, theirs, at_l0), labels or {}) for spec in metrics)
+        levels = _by_level(metrics, ours, theirs, labels or {})
     return Comparison(
         candidate=ours.label,
         baseline=theirs.label,
@@ -190,6 +209,26 @@ def protocol_line(records: Sequence[Record], suite_claim: str = "") -> str:
     return " · ".join([*parts, suite_claim] if suite_claim else parts)
 
 
+def _labelled(row: ComparisonRow, labels: Mapping[str, Label]) -> ComparisonRow:
+    """The row with its metric's reliability; without a verdict where that is misleading."""
+    label = labels.get(row.metric, "")
+    if label == "misleading" and row.verdict in ("better", "worse", "within noise", "unresolved"):
+        return replace(row, reliability=label, verdict="information", reason="misleading")
+    return replace(row, reliability=label)
+
+
+def _corrected(rows: Iterable[ComparisonRow]) -> tuple[ComparisonRow, ...]:
+    """The rows of one table, decided after Holm's correction over those that are judged."""
+    found = list(rows)
+    judged = [i for i, row in enumerate(found) if row.verdict in JUDGED and row.p_value is not None]
+    for i, p in zip(judged, holm([found[i].p_value or 0.0 for i in judged]), strict=True):
+        found[i] = replace(found[i], p_corrected=p)
+        if found[i].verdict != "within noise" and p >= 1.0 - CONFIDENCE:
+            reason = f"not after Holm's correction over {len(judged)} metrics"
+            found[i] = replace(found[i], verdict="within noise", reason=reason)
+    return tuple(replace(row, p_value=None) if row.p_corrected is None else row for row in found)
+
+
 def _row(spec: MetricSpec, ours: Side, theirs: Side, at_l0: float | None) -> ComparisonRow:
     reason = _obstacle(spec.name, ours, theirs)
     if reason:
@@ -199,8 +238,18 @@ def _row(spec: MetricSpec, ours: Side, theirs: Side, at_l0: float | None) -> Com
         return _incomparable(spec, matched)
     a, b = mean_interval(list(matched.candidate.values())), mean_interval(list(matched.baseline.values()))
     found = difference(matched.candidate, matched.baseline)
-    verdict, reason = judge(spec, found, max(abs(a.mean), abs(b.mean)))
-    return _numbers(spec, verdict, reason, a, b, found, matched.window)
+    scale = max(abs(a.mean), abs(b.mean))
+    verdict, reason = judge(spec, found, scale)
+    row = _numbers(spec, verdict, reason, a, b, found, matched.window)
+    if verdict == "within noise" and found.constant:
+        row = replace(row, p_value=1.0)  # a difference of rounding alone
+    noise = evaluation_noise(spec, ours, theirs, matched.window, (list(matched.candidate), list(matched.baseline)))
+    return replace(
+        row,
+        baseline_evaluation_noise=noise.baseline,
+        candidate_evaluation_noise=noise.candidate,
+        difference_evaluation_noise=noise.difference,
+    )
 
 
 def _numbers(
@@ -221,6 +270,7 @@ def _numbers(
         low=found.low,
         high=found.high,
         smallest_detectable=found.smallest_detectable,
+        p_value=found.p_value,
         method=found.method,
         constant=found.constant,
         l0_low=window.low,
@@ -306,7 +356,9 @@ def _span(curves: Mapping[int, Frontier]) -> str:
     return Window(min(w.low for w in windows), max(w.high for w in windows)).describe()
 
 
-def _by_level(metrics: Sequence[MetricSpec], ours: Side, theirs: Side) -> tuple[LevelRows, ...]:
+def _by_level(
+    metrics: Sequence[MetricSpec], ours: Side, theirs: Side, labels: Mapping[str, Label]
+) -> tuple[LevelRows, ...]:
     here, there = ours.curves(L0), theirs.curves(L0)
     if not here or not there:
         return ()
@@ -319,7 +371,8 @@ def _by_level(metrics: Sequence[MetricSpec], ours: Side, theirs: Side) -> tuple[
     found: list[LevelRows] = []
     for l0 in sorted(math.exp(math.fsum(logs) / len(logs)) for logs in levels.values()):
         if not isinstance(_match(here, there, l0), str):
-            found.append(LevelRows(l0=l0, rows=tuple(_row(spec, ours, theirs, l0) for spec in compared)))
+            rows = _corrected(_labelled(_row(spec, ours, theirs, l0), labels) for spec in compared)
+            found.append(LevelRows(l0=l0, rows=rows))
     return tuple(found)
 
 

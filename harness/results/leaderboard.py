@@ -11,6 +11,7 @@ from ..interfaces.specs import MetricSpec
 from .comparison import MIN_SEEDS, judge
 from .frontier import Frontier, Window, overlap
 from .record import Record
+from .reliability import MEANING, Label
 from .side import L0, Side, protocol_differences, side_of
 from .statistics import Interval, difference, mean_interval
 
@@ -34,6 +35,8 @@ class LeaderboardEntry:
     """The stretch of L0 its values stand for; None where it has no values."""
     values: Mapping[str, Interval]
     """Metric -> mean over seeds with its 95 % interval; a metric it lacks is left out."""
+    tainted: tuple[str, ...] = ()
+    """Of these metrics, those whose evaluation is tainted: shown because it was asked for, never used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +57,14 @@ def leaderboard(
     *,
     primary: str | None = None,
     allow_tainted: bool = False,
+    labels: Mapping[str, Label] | None = None,
 ) -> Leaderboard:
     """Rank methods on `primary` (default: `fvu`, else the first compared metric with a direction).
 
     Each value is a mean over log L0 across the stretch common to all ranked methods. Two methods tie unless the
     95 % interval of their difference excludes zero. Controls, faulty presets, tainted records and methods with
     fewer than three seeds are listed unranked; a control that shares no L0 (the identity) shows its values at its own.
+    `labels`: the metrics' reliability in this suite; none ranks by a misleading one.
 
     Raises:
         RecordError: there are no records, or one method's are mixed, doubled or tainted (see `side_of`).
@@ -67,7 +72,10 @@ def leaderboard(
     """
     if not records_by_method:
         raise RecordError("A leaderboard needs records: make them with `sae-harness run METHOD`.")
-    spec = _primary(metrics, primary)
+    labels = labels or {}
+    trusted = [m for m in metrics if labels.get(m.name) != "misleading"]
+    measured = {name for group in records_by_method.values() for record in group for name in record.metrics}
+    spec = _primary(trusted if primary else [m for m in trusted if m.name in measured] or trusted, primary)
     sides = {
         label: side_of(records, label, allow_tainted=allow_tainted) for label, records in records_by_method.items()
     }
@@ -89,16 +97,44 @@ def leaderboard(
     ranks = _ranks({label: _read(sides[label], spec.name, window) for label in members}, spec)
     entries: list[LeaderboardEntry] = []
     for label, side in sides.items():
-        shown = [m.name for m in metrics if label not in foreign and _versions(side, m.name) == {versions[m.name]}]
+        # A foreign protocol's numbers stand in no common table; those of others' results are all there is to show.
+        here = label not in foreign or side.imported
+        shown = [m.name for m in metrics if here and _versions(side, m.name) == {versions[m.name]}]
         entries.append(_entry(label, side, ranks.get(label), reasons[label], *_values(side, shown, window)))
-    notes = [note for side in sides.values() for note in side.notes() if "never ranked" not in note]
+    notes = _grouped({label: side.notes() for label, side in sides.items()})
     return Leaderboard(
         primary=spec.name,
         metrics=tuple(metrics),
         window=window,
         entries=tuple(sorted(entries, key=lambda entry: _order(entry, spec))),
-        notes=tuple(notes),
+        notes=(*notes, *_reliability_notes(metrics, labels)),
     )
+
+
+def _grouped(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Each note once, with the methods it is of; of a taint its rule and title, without the evidence."""
+    methods: dict[str, list[str]] = {}
+    for label, own in notes.items():
+        for note in own:
+            text = note.removeprefix(f"{label}: ")
+            if "never ranked" in text:
+                continue
+            if "tainted: " in text:
+                text = text.partition(" (")[0].replace(" in 1 of 1 records", "")
+            named = methods.setdefault(text, [])
+            if label not in named:
+                named.append(label)
+    return [f"{', '.join(labels)}: {text}" for text, labels in methods.items()]
+
+
+def _reliability_notes(metrics: Sequence[MetricSpec], labels: Mapping[str, Label]) -> list[str]:
+    """One line for each label that warns."""
+    found = []
+    for label in ("misleading", "blind", "noisy"):
+        names = [m.name for m in metrics if m.compared and m.better != "none" and labels.get(m.name) == label]
+        if names:
+            found.append(f"{label} here ({MEANING[label]}): {', '.join(names)}.")
+    return found
 
 
 def _order(entry: LeaderboardEntry, spec: MetricSpec) -> tuple[bool, int, bool, float, str]:
@@ -114,7 +150,9 @@ def _primary(metrics: Sequence[MetricSpec], name: str | None) -> MetricSpec:
     if name is None and ranking:
         return ranking.get(PRIMARY) or next(iter(ranking.values()))
     if name not in ranking:
-        raise UnknownNameError.of("metric to rank by", name or "", ranking, "Metrics without a direction rank nothing.")
+        raise UnknownNameError.of(
+            "metric to rank by", name or "", ranking, "Metrics without a direction, and misleading ones, rank nothing."
+        )
     return ranking[name]
 
 
@@ -124,11 +162,11 @@ def _exclusion(side: Side, primary: str, version: int) -> str:
         return "control"
     if side.faulty:
         return "faulty preset"
-    if any(r.taints for r in side.records) and side.allow_tainted:
+    if side.is_tainted(primary) and side.allow_tainted:
         return "tainted"
     if not side.entries(primary):
         evaluators = {e for r in side.records for e, x in r.evaluations.items() if x.status != "done"}
-        return f"no {primary}: {side.missing(primary, min(evaluators, default=''))}"
+        return f"no {primary}: {side.missing(primary, min(evaluators, default='')).partition(' (')[0]}"
     seeds = len(side.curves(primary))
     if seeds < MIN_SEEDS:
         return f"n={seeds} seed{'' if seeds == 1 else 's'}"
@@ -214,13 +252,14 @@ def _entry(
         n_seeds=len(side.seeds),
         l0=l0,
         values=values,
+        tainted=tuple(name for name in values if side.is_tainted(name)),
     )
 
 
 def _values(side: Side, metrics: Sequence[str], window: Window | None) -> tuple[Window | None, dict[str, Interval]]:
     """A method's values over the common window; a control's that does not reach it, at its own L0."""
     windows = [window]
-    if side.control and (curves := side.curves(L0)):
+    if (side.control or side.imported) and (curves := side.curves(L0)):
         windows.append(overlap(c.window for c in curves.values()))
     for candidate in windows:
         values = {m: mean_interval(list(read.values())) for m in metrics if (read := _read(side, m, candidate))}

@@ -82,10 +82,11 @@ class TrainingEntry:
     """The same of each weighted term."""
     l0_reached: bool | None
     """Whether the sparsity controller ended within 5 % of the target; None where there is none."""
-    dead_latents: int
-    input_scale: float
-    wall_seconds: float
-    peak_memory_mib: float
+    dead_latents: int | None
+    """This and the three below are None in imported records that do not say."""
+    input_scale: float | None
+    wall_seconds: float | None
+    peak_memory_mib: float | None
     precision: str = "float32"
     """Of the matrix products; weights and sums are float32 always."""
 
@@ -141,6 +142,8 @@ class Provenance:
     """UTC, ISO 8601."""
     suite_sha256: str
     command: str = ""
+    source: str = ""
+    """What an imported record was read from, with its sha256; empty for our own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

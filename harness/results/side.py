@@ -58,6 +58,19 @@ class Side:
         """Whether the preset reproduces a published mistake."""
         return self.records[0].method.faulty
 
+    @property
+    def imported(self) -> bool:
+        """Whether these are others' results."""
+        return bool(self.records[0].provenance.source)
+
+    def is_tainted(self, metric: str) -> bool:
+        """Whether a record's value of the metric is from a tainted evaluation."""
+        return any(
+            not t.evaluator or (metric in r.metrics and t.evaluator == r.metrics[metric].evaluator)
+            for r in self.records
+            for t in r.taints
+        )
+
     def entries(self, metric: str) -> list[MetricEntry]:
         """The usable measurements of a metric."""
         return [e for r in self.records if (e := self._entry(r, metric)) is not None]

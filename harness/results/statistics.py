@@ -47,6 +47,10 @@ class Difference:
     constant: bool = False
     """True where nothing varied between seeds: the interval has width 0 because the values are deterministic
     (or too few digits are stored), not because the noise was measured to be small."""
+    p_value: float | None = None
+    """Two-sided, of no difference at all: below 1 - confidence where the interval excludes zero. None without one."""
+    df: float | None = None
+    """Degrees of freedom; None where nothing varied, or where there is no interval."""
 
     def excludes_zero(self, tolerance: float = 0.0) -> bool:
         """Whether the whole interval lies on one side of zero, by more than `tolerance` (rounding)."""
@@ -87,8 +91,11 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence
     seeds = sorted(set(a) & set(b))
     pairs = [a[seed] - b[seed] for seed in seeds]
     interval = mean_interval(pairs, confidence)
-    constant = len(pairs) > 1 and _constant([a[s] for s in seeds]) and _constant([b[s] for s in seeds])
-    return _difference(interval.mean, interval.half_width, interval.n, "paired", constant)
+    if len(pairs) < 2:
+        return _difference(interval.mean, None, interval.n, "paired")
+    constant = _constant([a[s] for s in seeds]) and _constant([b[s] for s in seeds])
+    stderr = math.sqrt(_variance(pairs) / len(pairs))
+    return _difference(interval.mean, interval.half_width, interval.n, "paired", constant, stderr, len(pairs) - 1)
 
 
 def welch_difference(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
@@ -99,14 +106,15 @@ def welch_difference(a: Sequence[float], b: Sequence[float], confidence: float =
     """
     estimate, n = _mean(a) - _mean(b), min(len(a), len(b))
     if n < 2:
-        return _difference(estimate, None, n, "welch", False)
+        return _difference(estimate, None, n, "welch")
     share_a, share_b = _variance(a) / len(a), _variance(b) / len(b)
     total = share_a + share_b
     if total == 0.0:
-        return _difference(estimate, 0.0, n, "welch", True)
+        return _difference(estimate, 0.0, n, "welch", True, 0.0)
     # As ratios, because the squares of tiny variances would underflow.
     df = 1.0 / ((share_a / total) ** 2 / (len(a) - 1) + (share_b / total) ** 2 / (len(b) - 1))
-    return _difference(estimate, t_critical(confidence, df) * math.sqrt(total), n, "welch", False)
+    half_width = t_critical(confidence, df) * math.sqrt(total)
+    return _difference(estimate, half_width, n, "welch", False, math.sqrt(total), df)
 
 
 @lru_cache(maxsize=4096)
@@ -142,9 +150,31 @@ def t_critical(confidence: float, df: float) -> float:
     return t
 
 
+def two_sided_p(t: float, df: float) -> float:
+    """P(|T| >= |t|), T being Student's with `df` degrees of freedom (need not be whole).
+
+    Raises:
+        ConfigError: df is not positive.
+    """
+    if not df > 0.0:
+        raise ConfigError(f"Degrees of freedom must be positive, got {df}.")
+    if abs(t) > 1e100:  # its square overflows
+        return 0.0
+    return min(1.0, _two_sided_tail(abs(t), min(df, _MOST_DF)))
+
+
 def _difference(
-    estimate: float, half_width: float | None, n: int, method: DifferenceMethod, constant: bool
+    estimate: float,
+    half_width: float | None,
+    n: int,
+    method: DifferenceMethod,
+    constant: bool = False,
+    stderr: float = 0.0,
+    df: float | None = None,
 ) -> Difference:
+    p_value = None
+    if half_width is not None:
+        p_value = two_sided_p(estimate / stderr, df) if df and stderr > 0.0 else float(estimate == 0.0)
     return Difference(
         estimate=estimate,
         low=None if half_width is None else estimate - half_width,
@@ -153,6 +183,8 @@ def _difference(
         n=n,
         method=method,
         constant=constant,
+        p_value=p_value,
+        df=df,
     )
 
 

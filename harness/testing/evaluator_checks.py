@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import ConformanceError, DataError
 from ..evaluation.context import StoreEvalContext
+from ..evaluation.judge import Judge
 from ..interfaces.batch import SequenceBatch
 from ..interfaces.evaluator import EvalContext, Evaluator
 from ..interfaces.sae import SAE
@@ -20,7 +23,7 @@ from ..interfaces.specs import EvaluatorSpec, MetricValue
 from ..plugins import Provided
 from .bench import require
 from .fixtures import HOOKPOINT, TinyLM, identity_sae, random_sae, tiny_store, tiny_truth
-from .texts import PlantedTexts, Rows, planted_rows
+from .texts import PlantedJudge, PlantedTexts, Rows, planted_rows
 
 BOUND_TOLERANCE = 1e-6
 BATCH_TOLERANCE = 1e-4
@@ -41,12 +44,13 @@ class EvaluatorBench:
         return self.provided.spec
 
     def context(self, batch_sequences: int = 12) -> _Observed:
-        """A new context; without a language model unless the spec needs one."""
-        return _Observed(
+        """A new context; without a language model, and without an SAE of another seed, unless the spec needs one."""
+        context = _Observed(
             batch_sequences=batch_sequences,
             language_model="language_model" in self.spec.needs,
             rows=planted_rows(self.spec),
         )
+        return context.beside(random_sae(1)) if "twin" in self.spec.needs else context  # type: ignore[return-value]
 
     def run(self, sae: SAE, context: EvalContext | None = None) -> Metrics:
         """Evaluate as the core does: without gradient and in eval mode."""
@@ -72,6 +76,10 @@ class _Observed(StoreEvalContext):
             truth=tiny_truth(1, n_sequences=12),
             batch_sequences=batch_sequences,
         )
+
+    def judge(self, make: Callable[[Path | None], Any]) -> Judge:
+        """A judge that follows a rule, in place of the one that `make` would give."""
+        return Judge(PlantedJudge(), None)
 
 
 class _Uncounted(_Observed):

@@ -151,11 +151,13 @@ class TinyLM:
         replace: Callable[[Tensor], Tensor],
         *,
         activations: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """Logits [b, s, VOCAB] with the activations passed through `replace`; the hookpoint is `HOOKPOINT`."""
         if hookpoint != HOOKPOINT:
             raise ValueError(f"TinyLM has the hookpoint {HOOKPOINT!r} alone, got {hookpoint!r}")
-        return self._read(replace(tiny_activations(tokens) if activations is None else activations))
+        logits = self._read(replace(tiny_activations(tokens) if activations is None else activations))
+        return logits if positions is None else logits[:, positions]
 
     def _read(self, activations: Tensor) -> Tensor:
         self.n_calls += 1

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from ..data.labelled import LabelledSet, distinct, sample
 from ..errors import DataError, PluginError
+from ..evaluation.judge import Completion, Message
 from ..interfaces.labelled import Sample, Sizes
 from ..interfaces.prompts import PromptBatch
 from ..interfaces.specs import EvaluatorSpec
@@ -90,6 +94,24 @@ class PlantedTexts:
                 owners += [number] * len(rows[-1])
             self._lm.n_calls += 1
             yield TextBatch(rows=torch.cat(rows), text=torch.tensor(owners))
+
+
+class PlantedJudge:
+    """Explains by the most frequent word between << and >>, and names the numbered texts that hold it."""
+
+    identity: Mapping[str, Any] = MappingProxyType({"kind": "planted"})
+
+    def complete(self, messages: Sequence[Message], max_tokens: int) -> Completion:
+        """The reply to the last message."""
+        asked = messages[-1].content
+        marked = Counter(re.findall(r"<<(.*?)>>", asked))
+        if marked:
+            said = f"activates on {marked.most_common(1)[0][0]}"
+        else:
+            wanted = re.search(r"fires on (\S+?)\.?$", asked, flags=re.MULTILINE)
+            lines = re.findall(r"^(\d+)\. (.*)$", asked, flags=re.MULTILINE)
+            said = ", ".join(n for n, text in lines if wanted and wanted[1] in text.split()) or "None"
+        return Completion(said, len(asked.split()), len(said.split()))
 
 
 def planted_rows(spec: EvaluatorSpec) -> Rows | None:

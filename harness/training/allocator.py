@@ -20,7 +20,7 @@ def large_blocks_kept() -> Iterator[None]:
     """While open, freed blocks of any size stay in the process; afterwards the unused ones are given back.
 
     glibc maps each block over 32 MiB anew and unmaps it when freed, so that a training step pays a page fault for
-    every 4 KiB of gradient: half of the time of a decoder gradient of 18,432 x 2,304 went there. torch's CPU
+    every 4 KiB of gradient: three quarters of the time of a decoder gradient of 18,432 x 2,304 went there. torch's CPU
     allocator keeps nothing itself. Elsewhere than glibc this does nothing, and on a GPU it is not needed. Peak memory
     is that of the same blocks; only fragmentation can add to it.
     """

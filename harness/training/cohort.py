@@ -11,7 +11,7 @@ from ..interfaces.sae import SAE
 
 _BUFFERS = 7
 """Tensors the size of a batch's pre-activations that a dense step holds at once: pre-activations, codes, which are
-active, and the gradients of both. Measured 6.5 for `relu`; a sparse step holds 2."""
+active, and the gradients of both. Measured 6 to 7 for `relu`; a sparse step holds about 2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -203,7 +203,8 @@ class _Slot:
                 self.tail.setdefault(name, []).append(value)
         if step % max(1, self.n_steps // 100) == 0 or step == self.n_steps - 1:
             row = {"step": float(step), "l0": l0, "dead": float(n_dead), "coefficient": coefficient}
-            self.log.append({**row, "lr": lr * self.options.lr, **{f"term/{k}": v for k, v in terms.items()}})
+            row |= {"lr": lr * self.options.lr, **{f"term/{k}": v for k, v in terms.items()}}
+            self.log.append({**row, **{f"trainer/{k}": v for k, v in self.job.trainer.diagnostics().items()}})
 
     def result(self) -> FitResult:
         """What training ended with."""

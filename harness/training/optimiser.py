@@ -14,7 +14,8 @@ from .side_by_side import side_by_side
 
 _CHUNK_BYTES = 2**21
 """Decoder rows taken at a time: parameter, gradient and both averages of a chunk stay in the cache between the
-operations on them. From 1 to 4 MiB the time is the same; the whole matrix at once costs half as much again."""
+operations on them. From 1 to 4 MiB the time is the same; the whole matrix at once costs the projection half as
+much again."""
 
 
 class FusedAdam:

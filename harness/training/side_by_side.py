@@ -1,7 +1,7 @@
 """Pieces of work on the CPU, one thread each.
 
 torch runs each large operation on all its threads and waits for them: on a virtual machine, or with a passive wait
-policy, waking them costs up to a tenth of a millisecond an operation. Work that falls into independent pieces of
+policy, waking them costs time at every operation. Work that falls into independent pieces of
 several operations is therefore given to one thread a piece, which is woken once. Results do not depend on the number
 of threads.
 """

@@ -19,3 +19,14 @@ def copying() -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def ravel_world() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ravel_world", Path(__file__).parent / "ravel_world.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

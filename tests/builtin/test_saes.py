@@ -8,15 +8,29 @@ import pytest
 import torch
 
 from harness import ConfigError, SAEConfig
+from harness.builtin.saes.april import AprilSAE
+from harness.builtin.saes.batchtopk import BatchTopKSAE
+from harness.builtin.saes.gated import GatedSAE
 from harness.builtin.saes.jumprelu import JumpReLUFunction, JumpReLUSAE, StepFunction
+from harness.builtin.saes.matryoshka import MatryoshkaSAE
 from harness.builtin.saes.relu import ReluSAE
 from harness.builtin.saes.topk import TopKSAE
 
-KINDS = {"relu": ReluSAE, "topk": TopKSAE, "jumprelu": JumpReLUSAE}
+KINDS = {
+    "relu": ReluSAE,
+    "topk": TopKSAE,
+    "jumprelu": JumpReLUSAE,
+    "batchtopk": BatchTopKSAE,
+    "matryoshka": MatryoshkaSAE,
+    "gated": GatedSAE,
+    "april": AprilSAE,
+}
+OPTIONS = {"topk": ("k",), "batchtopk": ("k",), "matryoshka": ("k", "groups")}
 
 
 def make(kind: str, d_in: int = 2, d_sae: int = 3, k: int = 2):
-    options = {"k": k} if kind == "topk" else {}
+    given = {"k": k, "groups": "1/3,2/3"}
+    options = {name: given[name] for name in OPTIONS.get(kind, ())}
     return KINDS[kind](SAEConfig(architecture=kind, d_in=d_in, d_sae=d_sae, options=options))
 
 
@@ -30,6 +44,11 @@ def by_hand(kind: str, **options):
         sae.b_dec.copy_(torch.tensor([1.0, 0.0]))
         if kind == "jumprelu":
             sae.log_threshold.copy_(torch.tensor([0.5, 1.0, 2.0]).log())
+        if kind in ("batchtopk", "matryoshka"):
+            sae.threshold.fill_(2.0)
+        if kind == "gated":
+            sae.r_mag.copy_(torch.tensor([0.0, math.log(2.0), 0.0]))
+            sae.b_mag.copy_(torch.tensor([-0.5, 0.0, 1.0]))
     return sae
 
 
@@ -67,10 +86,56 @@ def test_jumprelu_passes_what_exceeds_its_threshold_unchanged():
     assert torch.allclose(sae.encode(X), expected)
 
 
+@pytest.mark.parametrize("kind", ["topk", "batchtopk", "matryoshka"])
 @pytest.mark.parametrize("k", [0, -1, 4, 1.0, True, None, "2"])
-def test_topk_refuses_a_k_that_cannot_be(k):
+def test_a_k_that_cannot_be_is_refused(kind, k):
     with pytest.raises(ConfigError, match=r"integer in \[1, d_sae = 3\]"):
-        make("topk", k=k)
+        make(kind, k=k)
+
+
+@pytest.mark.parametrize("kind", ["batchtopk", "matryoshka"])
+def test_batchtopk_passes_what_exceeds_its_one_threshold(kind):
+    # 2 does not exceed 2.
+    expected = torch.tensor([[3.0, 0.0, 4.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert torch.allclose(by_hand(kind).encode(X), expected)
+
+
+def test_a_threshold_of_zero_makes_batchtopk_relu():
+    sae = by_hand("batchtopk")
+    sae.threshold.zero_()
+    assert torch.equal(sae.encode(X), by_hand("relu").encode(X))
+
+
+def test_gateds_gate_decides_and_its_magnitude_is_scaled_and_shifted():
+    # Gates are (3, 2, 4.5), (-1, 1, -0.5), (0.4, -3, -3.1). Magnitudes are gate - 0.5; twice the gate; and, without the
+    # gate's bias of -0.5, gate + 0.5 + 1. At the third token the first gate is open and the magnitude negative.
+    expected = torch.tensor([[2.5, 4.0, 6.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
+    assert torch.allclose(by_hand("gated").encode(X), expected)
+
+
+def test_april_is_relu_with_free_rows():
+    assert torch.equal(by_hand("april").encode(X), by_hand("relu").encode(X))
+    assert not AprilSAE.unit_norm_decoder
+
+
+SPARSE = sorted(KINDS.keys() - {"topk"})
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+def test_ragged_codes_hold_the_active_latents_alone(kind):
+    sae = make(kind, d_in=6, d_sae=12, k=3)
+    generator = torch.Generator().manual_seed(0)
+    sae.reset_parameters(generator)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        if kind in ("batchtopk", "matryoshka"):
+            sae.threshold.fill_(0.7)
+    x = torch.randn(50, 6, generator=generator)
+    codes, dense = sae.encode_sparse(x), sae.encode(x)
+    assert torch.equal(codes.offsets.diff(), (dense > 0).sum(1))
+    assert torch.equal(codes.latents, dense.nonzero()[:, 1])
+    assert torch.allclose(codes.values, dense[dense > 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,6 +168,10 @@ def test_a_folded_scale_acts_on_unscaled_input(kind, scale):
     with torch.no_grad():
         sae.b_enc.normal_(generator=generator)
         sae.b_dec.normal_(generator=generator)
+        if kind in ("batchtopk", "matryoshka"):
+            sae.threshold.fill_(0.5)
+        if kind == "gated":
+            sae.b_mag.normal_(generator=generator)
     x = torch.randn(50, 6, generator=generator)
     before = sae(scale * x) / scale
     codes = sae.encode(scale * x) / scale

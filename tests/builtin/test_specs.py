@@ -46,6 +46,11 @@ def test_the_ways_to_set_l0():
         "topk": "k",
         "relu": "coefficient",
         "jumprelu": "target",
+        "batchtopk": "k",
+        "matryoshka": "k",
+        "gated": "coefficient",
+        "april": "coefficient",
+        "p_anneal": "coefficient",
     }
 
 

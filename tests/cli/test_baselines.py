@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 
 import pytest
 import yaml
@@ -197,3 +199,37 @@ def test_an_unknown_method_trains_nothing(project):
     before = len(project.artefacts("sae"))
     assert "Did you mean relu" in project.error("baselines", "build", "jumprelu", "rellu", "--suite", "micro")
     assert len(project.artefacts("sae")) == before
+
+
+def test_sums_are_written_checked_and_told_when_something_changed(project):
+    done = project.ok("baselines", "sign")
+    assert done == f"Summed 34 files in {project.baselines / 'SHA256SUMS'}.\n"
+    assert project.invoke("baselines", "verify").exit_code == 0
+    (project.baselines / "README.md").write_text("new")
+    done = project.invoke("baselines", "verify")
+    assert done.exit_code == 1
+    assert done.stdout.startswith("README.md: not in SHA256SUMS: restore it from version control, or sign again")
+
+
+def test_a_signature_is_checked_against_the_allowed_signers(project, tmp_path):
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("ssh-keygen is not installed")
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, capture_output=True)
+    (tmp_path / "signers").write_text(f"someone {(tmp_path / 'key.pub').read_text()}")
+    assert project.invoke("baselines", "verify", "--signers", str(tmp_path / "signers")).exit_code == 1
+    assert project.ok("baselines", "sign", "--key", str(key)).startswith("Signed 34 files in ")
+    assert project.ok("baselines", "verify", "--signers", str(tmp_path / "signers")).startswith("Signed by someone.\n")
+    (tmp_path / "signers").write_text("")
+    done = project.invoke("baselines", "verify", "--signers", str(tmp_path / "signers"))
+    assert done.exit_code == 1
+    assert "by none of the signers" in done.stdout
+
+
+def test_a_store_with_problems_is_not_signed_and_nothing_is_made_again(project):
+    records_of(project, "topk")[0].unlink()
+    assert "Not signed: " in project.error("baselines", "sign")
+    done = project.invoke("baselines", "verify", "--rerun", "1")
+    assert done.exit_code == 1
+    assert "Nothing is made again before these are mended." in done.stderr
+    assert "--rerun must be at least 0" in project.error("baselines", "verify", "--rerun", "-1")

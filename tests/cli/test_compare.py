@@ -190,3 +190,28 @@ def test_evaluators_the_suite_does_not_ask_for_have_no_rows_unless_named(micro):
     assert "sparse_probing" not in table
     assert "truth_f1" not in table
     assert "truth_f1" in micro.ok(*asked, "--metrics", "fvu,truth_f1")
+
+
+def test_a_stored_baseline_without_the_asked_evaluator_is_made_here(project):
+    project.ok("baselines", "build", "topk", "--suite", "micro", "--quiet")
+    args = ("--suite", "micro", "--evaluators", "geometry", "--metrics", "decoder_mean_cosine")
+    done = project.invoke("compare", "batchtopk", *args)
+    assert done.exit_code == 0
+    assert "The stored records of 'topk' have no geometry: training and evaluating it here." in done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.startswith("decoder_mean"))
+    assert "not comparable" not in row
+
+
+def test_pareto_sets_the_frontiers_in_two_metrics_beside_each_other(micro):
+    out = micro.ok(*AGAINST_RANDOM, "--pareto", "l0,fvu")
+    assert "frontier in l0 and fvu" in out
+    assert micro.json(*AGAINST_RANDOM, "--pareto", "l0,fvu")["pareto"]["verdict"] == "better"
+    assert "--pareto takes two metrics" in micro.error(*AGAINST_RANDOM, "--pareto", "fvu")
+
+
+def test_several_judged_metrics_are_corrected_and_told(micro):
+    rows = micro.json(*AGAINST_RANDOM)["rows"]
+    judged = [r for r in rows if r["p_corrected"] is not None]
+    assert len(judged) > 1
+    assert all(r["p_corrected"] >= r["p_value"] for r in judged)
+    assert f"{len(judged)} metrics are judged, decided after Holm's correction" in micro.ok(*AGAINST_RANDOM)

@@ -62,11 +62,11 @@ def test_chosen_metrics_alone(micro, saved):
 def test_a_failed_evaluator_exits_1_and_is_told(micro, saved, install_methods):
     install_methods()
     project = type(micro)(micro.root, plugins="builtin,methods")
-    done = project.invoke(*evaluated(project, saved), FIXTURE_MOOD="bad")
+    done = project.invoke(*evaluated(project, saved, "--evaluators", "core,moody"), FIXTURE_MOOD="bad")
     assert done.exit_code == 1
     assert "Evaluator 'moody' failed: RuntimeError: in a bad mood" in done.stderr
     assert "fvu" in done.stdout
-    assert "mood" in project.ok(*evaluated(project, saved))
+    assert "mood" in project.ok(*evaluated(project, saved, "--evaluators", "moody"))
 
 
 def test_a_missing_folder_is_one_line(micro, tmp_path):
@@ -119,3 +119,12 @@ def test_an_sae_of_another_width_names_the_suite(micro, tmp_path):
 
 def test_an_unknown_metric_is_one_line(micro, saved):
     assert "Did you mean fvu" in micro.error(*evaluated(micro, saved, "--metrics", "fvuu"))
+
+
+def test_the_evaluators_named_are_run_and_a_twin_is_looked_at(micro, saved, tmp_path):
+    found = micro.json(*evaluated(micro, saved, "--evaluators", "seed_stability", "--twin", str(saved)))
+    assert found["metrics"]["twin_share"]["value"] == 1.0
+    assert found["evaluations"]["seed_stability"]["status"] == "done"
+    alone = micro.json(*evaluated(micro, saved, "--evaluators", "seed_stability"))
+    assert alone["evaluations"]["seed_stability"]["status"] == "skipped"
+    assert "geometry" in micro.error(*evaluated(micro, saved, "--evaluators", "geometri"))

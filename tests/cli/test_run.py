@@ -200,3 +200,10 @@ def test_an_out_that_cannot_be_written_is_one_line(project, tmp_path):
 def test_an_sae_that_left_the_cache_is_one_line(project, tmp_path):
     shutil.rmtree(project.cache / "sae")
     assert "run again with --retrain" in project.error(*RUN, *ONE, "--out", str(tmp_path / "saes"))
+
+
+def test_more_evaluators_run_besides_the_suites(project):
+    [record] = project.json("run", "topk", "--suite", "micro", "--l0", "4", "--seeds", "1", "--evaluators", "geometry")
+    assert {"core", "behaviour", "geometry"} <= record["evaluations"].keys()
+    assert record["metrics"]["decoder_mean_cosine"]["value"] > 0
+    assert "geometry" in project.error("run", "topk", "--suite", "micro", "--evaluators", "geometri")

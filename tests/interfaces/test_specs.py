@@ -26,5 +26,5 @@ def test_a_method_that_is_ranked_may_not():
 def test_an_evaluator_may_need_a_world():
     spec = EvaluatorSpec(name="truth", target="a.b:C", metrics=(METRIC,), summary="s", needs=frozenset({"world"}))
     assert spec.needs == {"world"}
-    with pytest.raises(PluginError, match=r"needs \['worlds'\]: allowed are \['language_model', 'world'\]"):
+    with pytest.raises(PluginError, match=r"needs \['worlds'\]: allowed are \['language_model', 'twin', 'world'\]"):
         EvaluatorSpec(name="truth", target="a.b:C", metrics=(METRIC,), summary="s", needs=frozenset({"worlds"}))

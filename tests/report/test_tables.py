@@ -150,3 +150,43 @@ def test_json_is_plain_and_stable(factory, sides, comparison):
     assert board["metrics"] == [{"name": "fvu", "better": "lower", "version": 1}]
     assert board["window"] == {"low": pytest.approx(8), "high": pytest.approx(64)}
     assert board["entries"][0]["values"]["fvu"]["n"] == 3
+
+
+@pytest.fixture
+def many(factory, sides):
+    """Six metrics: fvu with its effect, five that are equal but for noise between seeds."""
+    names = [f"gap_{i}" for i in range(5)]
+    both = []
+    for side in sides:
+        records = []
+        for r in side:
+            noise = {
+                n: (r.training.seed * (i + 2) % 3) * (0.01 if side is sides[0] else 0.02) for i, n in enumerate(names)
+            }
+            entries = {n: replace(r.metrics["fvu"], value=v) for n, v in noise.items()}
+            records.append(replace(r, metrics={**r.metrics, **entries}))
+        both.append(records)
+    return compare(both[1], both[0], [factory.FVU, *(replace(factory.FVU, name=n) for n in names)])
+
+
+def test_the_correction_is_told_and_a_row_it_takes_the_verdict_from_says_why(many):
+    text = comparison_table(many)
+    assert "6 metrics are judged, decided after Holm's correction over them" in text
+    assert "The intervals shown are uncorrected." in " ".join(text.split())
+    reasons = [row.reason for row in many.rows if row.reason]
+    assert set(reasons) <= {"not after Holm's correction over 6 metrics"}
+    assert ("[1] not after Holm's correction over 6 metrics" in text) == bool(reasons)
+
+
+def test_one_judged_metric_needs_no_correction_and_no_note(comparison):
+    assert "Holm" not in comparison_table(comparison)
+
+
+def test_detail_shows_the_corrected_p_value_and_the_evaluation_noise(many):
+    text = comparison_table(many, detail=True)
+    header, first, *_ = text.splitlines()
+    assert "p (Holm)" in header
+    assert "evaluation noise" in header
+    assert "0.01 / 0.01" in first
+    assert "evaluation noise: standard error over held-out documents" in text
+    assert "evaluation noise" not in comparison_table(many)

@@ -210,6 +210,16 @@ def test_metric_versions_are_never_mixed(factory):
     assert row.difference is None
 
 
+def test_results_under_other_options_of_an_evaluator_are_never_compared(factory):
+    small = {"core": EvaluationEntry(status="done", options={"n": 8})}
+    base = factory.make_side(value=noisy(0.0))
+    idea = factory.make_side("idea", noisy(0.0), evaluations=small)
+    row = only(compare(idea, base, [factory.FVU]))
+    assert row.reason == "options of core: n=8 (candidate) vs none (baseline)"
+    alike = factory.make_side(value=noisy(0.0), evaluations=small)
+    assert only(compare(idea, alike, [factory.FVU])).difference is not None
+
+
 def test_a_metric_on_one_side_only_is_told(factory):
     base, idea = factory.make_side(value=noisy(0.0)), factory.make_side("idea", noisy(0.0), metric="gap")
     gap = replace(factory.FVU, name="gap")
@@ -308,3 +318,63 @@ def test_comparing_loads_no_heavy_library():
         "harness.report.tables; print([m for m in ('torch', 'numpy', 'scipy', 'tabulate') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+EFFECT = 0.005
+"""With the noise of `planted`: seen alone, and not among nine metrics."""
+
+
+def planted(factory, effects, salt=""):
+    """Both sides with several metrics: metric i is shifted by effects[i] and has noise of its own."""
+    names = [f"metric_{i}" for i in range(len(effects))]
+    sides = []
+    for method, sign in (("idea", 1.0), ("topk", 0.0)):
+        records = []
+        for seed in factory.SEEDS:
+            rng = random.Random(f"{salt} {method} {seed}")
+            values = {n: 1.0 + sign * e + rng.gauss(0, 1e-3) for n, e in zip(names, effects, strict=True)}
+            records += [factory.make_record(method, seed=seed, target_l0=l0, values=values) for l0 in factory.GRID]
+        sides.append(records)
+    return sides, [replace(factory.FVU, name=n) for n in names]
+
+
+def test_a_row_that_does_not_survive_holms_correction_is_within_noise_with_the_reason(factory):
+    (idea, base), metrics = planted(factory, [EFFECT, *[0.0] * 8])
+    alone = only(compare(idea, base, metrics[:1]))
+    assert alone.verdict == "worse"
+    assert alone.p_value == alone.p_corrected
+    row = compare(idea, base, metrics).rows[0]
+    assert (row.low, row.high, row.p_value) == (alone.low, alone.high, alone.p_value)
+    assert row.low is not None
+    assert row.low > 0
+    assert row.p_corrected == pytest.approx(9 * row.p_value)
+    assert (row.verdict, row.reason) == ("within noise", "not after Holm's correction over 9 metrics")
+
+
+def test_a_clear_effect_survives_the_correction(factory):
+    (idea, base), metrics = planted(factory, [0.2, *[0.0] * 8])
+    found = compare(idea, base, metrics)
+    assert found.rows[0].verdict == "worse"
+    assert {r.verdict for level in found.by_level for r in level.rows[:1]} == {"worse"}
+
+
+def test_rows_that_are_not_judged_do_not_count_in_the_correction(factory):
+    (idea, base), metrics = planted(factory, [EFFECT, *[0.0] * 8])
+    silent = [metrics[0], *(replace(m, compared=False) for m in metrics[1:4])]
+    silent += [replace(m, better="none") for m in metrics[4:]]
+    found = compare(idea, base, silent)
+    assert found.rows[0].verdict == "worse"
+    assert {r.p_corrected for r in found.rows[1:]} == {r.p_value for r in found.rows[1:]} == {None}
+
+
+def test_a_misleading_metric_takes_no_part_in_the_correction(factory):
+    (idea, base), metrics = planted(factory, [EFFECT, *[0.0] * 8])
+    labels = dict.fromkeys((m.name for m in metrics[1:]), "misleading")
+    assert compare(idea, base, metrics, labels=labels).rows[0].verdict == "worse"
+
+
+def test_a_difference_of_rounding_alone_is_within_noise_after_the_correction(factory):
+    base = factory.make_side(value=lambda s, l0: 0.3)
+    idea = factory.make_side("idea", lambda s, l0: 0.3 * (1 + 2e-16))
+    row = only(compare(idea, base, [factory.FVU]))
+    assert (row.verdict, row.p_corrected) == ("within noise", 1.0)

@@ -13,6 +13,7 @@ from harness.results.statistics import (
     mean_interval,
     paired_difference,
     t_critical,
+    two_sided_p,
     welch_difference,
 )
 
@@ -116,3 +117,37 @@ def test_intervals_cover_the_truth_as_often_as_they_say(kind):
         assert found.high is not None
         covered += found.low <= 0.5 <= found.high
     assert 0.94 <= covered / draws <= 0.96
+
+
+def test_p_values_equal_scipys():
+    a, b = A[:3], B
+    assert paired_difference(dict(enumerate(a)), dict(enumerate(b))).p_value == pytest.approx(
+        stats.ttest_rel(a, b).pvalue, rel=1e-9
+    )
+    assert welch_difference(A, B).p_value == pytest.approx(stats.ttest_ind(A, B, equal_var=False).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("df", [1, 2, 3.7, 40])
+@pytest.mark.parametrize("t", [0.0, 0.3, -2.0, 12.0, 900.0])
+def test_two_sided_p_equals_scipy(t, df):
+    assert two_sided_p(t, df) == pytest.approx(2 * stats.t.sf(abs(t), df), rel=1e-9)
+
+
+def test_p_values_of_extreme_statistics_are_finite():
+    assert two_sided_p(1e200, 3) == two_sided_p(float("inf"), 3) == 0.0
+    with pytest.raises(ConfigError, match="positive"):
+        two_sided_p(1.0, 0)
+
+
+def test_the_p_value_says_what_the_interval_says():
+    rng = random.Random(6)
+    for _ in range(300):
+        found = paired_difference({s: rng.gauss(2, 1) for s in range(3)}, dict.fromkeys(range(3), 0.0))
+        assert found.p_value is not None
+        assert found.excludes_zero() == (found.p_value < 0.05)
+
+
+def test_without_variation_the_p_value_is_0_or_1_and_without_an_interval_there_is_none():
+    assert difference(dict.fromkeys(range(3), 0.3), dict.fromkeys(range(3), 0.1)).p_value == 0.0
+    assert difference(dict.fromkeys(range(3), 0.3), dict.fromkeys(range(3), 0.3)).p_value == 1.0
+    assert difference({0: 1.0}, {0: 0.5}).p_value is None

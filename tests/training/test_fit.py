@@ -122,6 +122,13 @@ def test_the_batch_is_not_edited(stream, make_job):
     assert all(torch.equal(b.activations, copy) for b, copy in watched.seen)
 
 
+def test_the_log_holds_what_the_trainer_tells_of_itself(stream, make_job, monkeypatch):
+    job = make_job("topk")
+    monkeypatch.setattr(job.trainer, "diagnostics", lambda: {"strength": 0.5})
+    (result,) = fit([job], stream, n_steps=4, **SETTINGS)
+    assert all(row["trainer/strength"] == 0.5 for row in result.log)
+
+
 def test_the_log_holds_terms_l0_and_coefficient(stream, make_job):
     (result,) = fit([make_job("relu")], stream, n_steps=50, **SETTINGS)
     assert result.log[0]["step"] == 0

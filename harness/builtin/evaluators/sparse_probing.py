@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from harness import SAE, ConfigError, DataError, EvalContext, Evaluator, MetricValue, Option
+from harness import SAE, ConfigError, EvalContext, Evaluator, MetricValue, NotEvaluatedError, Option
 from harness.evaluation.probing import PooledCodes, ProbeResults, Scores, Sizes, Tasks, mean_rows, probe, tasks_of
 
 from .probing_specs import KS, PUBLISHED_KS
@@ -111,7 +111,7 @@ def _counted(raw: Mapping[str, Tensor], tasks: Tasks) -> Tensor:
     counted = raw["validation_auc"] - 0.5 > _RELIABLE * raw["validation_auc_stderr"]
     if int(counted.sum()) < 2:
         best = float(raw["validation_auc"].max())
-        raise DataError(
+        raise NotEvaluatedError(
             f"The language model carries {int(counted.sum())} of {len(tasks.names)} probing tasks at this hookpoint; "
             f"two are needed. On the others the probe on raw activations is within {_RELIABLE:g} standard errors of "
             f"chance on validation texts (highest AUC of all tasks: {best:.3f}). Use a larger LM or more texts a task."

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from harness import EvaluatorSpec, MetricSpec
 
+from .absorption_specs import ABSORPTION
+from .autointerp_specs import AUTOINTERP
+from .geometry_specs import GEOMETRY, SEED_STABILITY
 from .ground_truth_specs import GROUND_TRUTH
 from .probing_specs import SPARSE_PROBING
+from .ravel_specs import RAVEL, SAEBENCH_RAVEL
+from .scr_tpp_specs import SCR, TPP
+from .unlearning_specs import UNLEARNING, UNLEARNING_TEXT
 
 _GAO = "Gao et al. 2024, arXiv:2406.04093"
 _GATED = "Rajamanoharan et al. 2024, arXiv:2404.16014"
@@ -116,5 +122,20 @@ BEHAVIOUR = EvaluatorSpec(
     ),
 )
 
-EVALUATORS: tuple[EvaluatorSpec, ...] = (CORE, BEHAVIOUR, GROUND_TRUTH, SPARSE_PROBING)
+EVALUATORS: tuple[EvaluatorSpec, ...] = (
+    CORE,
+    BEHAVIOUR,
+    GROUND_TRUTH,
+    SPARSE_PROBING,
+    ABSORPTION,
+    GEOMETRY,
+    SEED_STABILITY,
+    SCR,
+    TPP,
+    RAVEL,
+    SAEBENCH_RAVEL,
+    AUTOINTERP,
+    UNLEARNING,
+    UNLEARNING_TEXT,
+)
 """All built-in evaluators."""

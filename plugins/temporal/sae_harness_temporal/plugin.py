@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness import EvaluatorSpec, MetricSpec, Preset, TrainerSpec, hookimpl
+from harness import AnalysisSpec, EvaluatorSpec, MetricSpec, TrainerSpec, hookimpl
+
+from .presets import CONTIGUOUS_PRESETS, PRESETS
+
+BASES = ("topk", "relu", "jumprelu", "batchtopk", "matryoshka")
 
 _PAIRS = (
     "over pairs of neighbouring counted tokens (t-1, t) of one held-out sequence in which f_t is not empty; "
@@ -62,27 +66,55 @@ def register_trainers() -> Iterable[TrainerSpec]:
     yield TrainerSpec(
         name="temporal",
         target="sae_harness_temporal.trainer:TemporalTrainer",
-        extends=("topk", "relu"),
+        extends=BASES,
         needs=frozenset({"pairs"}),
         sparsity="base",
         summary="A base SAE whose latents are drawn to agree on neighbouring tokens of one document.",
-        presets={
-            "rel_default": Preset(summary="The defaults: relative distance, strength .05, adaptive."),
-            "abs": Preset(
-                options={"penalty": "abs"}, summary="Absolute distance: can also be lowered by shrinking the codes."
-            ),
-            "relu": Preset(options={"base": "relu"}, summary="The defaults on ReLU + L1."),
-            "relu_abs": Preset(options={"base": "relu", "penalty": "abs"}, summary="Absolute distance on ReLU + L1."),
-            "shuffled": Preset(
-                options={"partner": "shuffled"},
-                control=True,
-                summary="The same penalty against a random other token: what is not due to time.",
-            ),
-            "off": Preset(options={"strength": 0.0}, control=True, summary="Strength 0: the base trainer to the bit."),
-        },
+        presets=PRESETS,
+    )
+    yield TrainerSpec(
+        name="temporal_contiguous",
+        target="sae_harness_temporal.trainer:ContiguousTemporalTrainer",
+        extends=BASES,
+        needs=frozenset({"contiguous"}),
+        sparsity="base",
+        summary="temporal on rows in document order: one encoder pass, any lag, random earlier tokens.",
+        presets=CONTIGUOUS_PRESETS,
     )
 
 
 @hookimpl
 def register_evaluators() -> Iterable[EvaluatorSpec]:
     yield STABILITY
+
+
+@hookimpl
+def register_analyses() -> Iterable[AnalysisSpec]:
+    home = "sae_harness_temporal"
+    yield AnalysisSpec(
+        name="temporal_stability",
+        target=f"{home}.stability_analysis:TemporalStability",
+        summary="Autocorrelation, Jaccard index, run lengths, flips and spectrum of codes, against two nulls.",
+        reference="smoothness measures in Bhalla et al. 2025, arXiv:2511.05541",
+    )
+    yield AnalysisSpec(
+        name="feature_clusters",
+        target=f"{home}.clusters:FeatureClusters",
+        summary="Latents clustered by when they fire, and whether the clusters return in a bootstrap.",
+    )
+    yield AnalysisSpec(
+        name="position_analysis",
+        target=f"{home}.positions:PositionAnalysis",
+        summary="Reconstruction error, L0 and rise of the LM's loss by position in the sequence.",
+    )
+    yield AnalysisSpec(
+        name="sparsity_analysis",
+        target=f"{home}.positions:SparsityAnalysis",
+        summary="L0 and dead latents over training, L0 by position, firing rates.",
+    )
+    yield AnalysisSpec(
+        name="strength_traces",
+        target=f"{home}.traces:StrengthTraces",
+        summary="Strength of the temporal term over training.",
+        methods=("temporal", "temporal_contiguous"),
+    )

@@ -7,30 +7,28 @@ import sys
 
 from harness.methods import resolve_method
 
+ANALYSES = ["temporal_stability", "feature_clusters", "position_analysis", "sparsity_analysis", "strength_traces"]
 LISTING = """
 import sys
 import sae_harness_temporal.plugin as plugin
-specs = [*plugin.register_trainers(), *plugin.register_evaluators()]
+specs = [*plugin.register_trainers(), *plugin.register_evaluators(), *plugin.register_analyses()]
 print([spec.name for spec in specs], "torch" in sys.modules)
 """
 
 
 def test_listing_loads_no_torch():
     done = subprocess.run([sys.executable, "-c", LISTING], capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "['temporal', 'temporal_stability'] False", done.stderr
+    names = ["temporal", "temporal_contiguous", "temporal_stability", *ANALYSES]
+    assert done.stdout.strip() == f"{names} False", done.stderr
 
 
 def test_each_preset_resolves_and_the_controls_are_not_ranked(catalogue, make_job):
     spec = catalogue.trainer("temporal").spec
     ranked = {name: resolve_method(catalogue, f"temporal@{name}").ranked for name in spec.presets}
-    assert ranked == {
-        "rel_default": True,
-        "abs": True,
-        "relu": True,
-        "relu_abs": True,
-        "shuffled": False,
-        "off": False,
-    }
+    unranked = {"shuffled", "off", "same_lr_control", "spec003", *(f"seed003_run{n}" for n in range(1, 8))}
+    assert {name for name, is_ranked in ranked.items() if not is_ranked} == unranked
+    assert ranked["rel_default"]
+    assert ranked["spec003_detached"]
     for name in spec.presets:
         make_job(f"temporal@{name}")
 

@@ -1,0 +1,1 @@
+"""Latents in two levels, and unlearning that uses both."""

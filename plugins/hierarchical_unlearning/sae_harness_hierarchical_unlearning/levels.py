@@ -1,0 +1,238 @@
+"""The two levels of an SAE of any architecture: which concepts are active, which latents are their children."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness import SAE, RaggedCodes, SparseCodes
+from harness.evaluation.metrics import dense, n_active, take, token_of_slot
+from harness.evaluation.unlearning import Clamp, Edit, Intervention
+
+from .prefixes import concept_count
+from .sae import StackedTopKSAE
+
+LIFT = 2.0
+"""A latent has a parent only where the parent is active this many times as often as elsewhere."""
+_CHUNK = 4096
+
+
+class Levels:
+    """Concepts as latents of a second level."""
+
+    n_concepts: int
+
+    def concepts(self, codes: RaggedCodes) -> RaggedCodes:
+        """Active concepts of the tokens, ascending within a token."""
+        raise NotImplementedError
+
+    def clamp(self, clamp: Clamp, parents: Tensor) -> Intervention:
+        """What setting concepts to values does to codes; `parents` [d_sae] int64 or -1."""
+        raise NotImplementedError
+
+    def link_strength(self) -> Tensor | None:
+        """[n_concepts, d_sae]: how strongly concepts lead one to expect latents, where weights say so."""
+        return None
+
+    def may_have_parent(self, d_sae: int) -> Tensor:
+        """[d_sae] bool."""
+        return torch.ones(d_sae, dtype=torch.bool)
+
+
+class StackedLevels(Levels):
+    """Concepts of a `stacked_topk` SAE."""
+
+    def __init__(self, sae: StackedTopKSAE) -> None:
+        self.sae = sae
+        self.n_concepts = sae.n_concepts
+
+    def concepts(self, codes: RaggedCodes) -> RaggedCodes:
+        found = [self._ragged(self.sae.concepts(part)) for part in _chunks(codes)]
+        return _joined(found, codes)
+
+    @staticmethod
+    def _ragged(codes: SparseCodes) -> RaggedCodes:
+        latents, order = codes.indices.sort(dim=1)
+        values = codes.values.gather(1, order)
+        used = values > 0
+        offsets = torch.nn.functional.pad(used.sum(1).cumsum(0), (1, 0))
+        return RaggedCodes(latents[used], offsets, values[used].float())
+
+    def clamp(self, clamp: Clamp, parents: Tensor) -> Intervention:
+        return _StackedClamp(self.sae, clamp, parents)
+
+    def link_strength(self) -> Tensor:
+        return self.sae.W_down.detach().abs().cpu()
+
+
+class PrefixLevels(Levels):
+    """Concepts that are the first latents themselves."""
+
+    def __init__(self, n_concepts: int) -> None:
+        self.n_concepts = n_concepts
+
+    def concepts(self, codes: RaggedCodes) -> RaggedCodes:
+        first = codes.latents < self.n_concepts
+        counts = torch.bincount(token_of_slot(codes)[first], minlength=len(codes.offsets) - 1)
+        offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        return RaggedCodes(codes.latents[first], offsets, codes.values[first])
+
+    def clamp(self, clamp: Clamp, parents: Tensor) -> Intervention:
+        return clamp
+
+    def may_have_parent(self, d_sae: int) -> Tensor:
+        return torch.arange(d_sae) >= self.n_concepts
+
+
+def levels_of(sae: SAE) -> Levels | None:
+    """The levels of a `stacked_topk` SAE, of one with a `concept_share`, or of a Matryoshka SAE, whose first group is
+    taken for the concepts; None for an SAE of one level."""
+    if isinstance(sae, StackedTopKSAE):
+        return StackedLevels(sae)
+    share = sae.config.options.get("concept_share")
+    if isinstance(share, (int, float)):
+        return PrefixLevels(concept_count(sae.config.d_sae, float(share)))
+    prefixes: Any = getattr(sae, "prefixes", None)
+    if isinstance(prefixes, tuple) and len(prefixes) > 1:
+        return PrefixLevels(int(prefixes[0]))
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Links:
+    """Latents and the concepts that are active with them, counted on some tokens."""
+
+    n_tokens: int
+    latent: Tensor
+    """[d_sae] float64: tokens on which each fires."""
+    concept: Tensor
+    """[n_concepts] float64: tokens on which each is active."""
+    both: Tensor
+    """[n_concepts, d_sae] float64."""
+
+    @staticmethod
+    def of(codes: RaggedCodes, concepts: RaggedCodes, d_sae: int, n_concepts: int) -> Links:
+        """Of the codes and concepts of the same tokens."""
+        both = torch.zeros(n_concepts, d_sae, dtype=torch.float64)
+        for c, z in zip(_chunks(concepts), _chunks(codes), strict=True):
+            both += (dense(c, n_concepts) > 0).float().t().cpu().double() @ (dense(z, d_sae) != 0).cpu().double()
+        return Links(
+            n_tokens=len(codes.offsets) - 1,
+            latent=torch.bincount(codes.latents, minlength=d_sae).double().cpu(),
+            concept=torch.bincount(concepts.latents, minlength=n_concepts).double().cpu(),
+            both=both,
+        )
+
+    def parent_given_child(self) -> Tensor:
+        """[n_concepts, d_sae]: P(concept active | latent fires); 0 for latents that never fire."""
+        return self.both / self.latent.clamp_min(1)
+
+    def lift(self) -> Tensor:
+        """[n_concepts, d_sae]: P(concept | latent) / P(concept); 0 where the concept is never active."""
+        share = self.concept[:, None] / max(1, self.n_tokens)
+        return torch.where(share > 0, self.parent_given_child() / share.clamp_min(1e-12), 0.0)
+
+    def parents(self, strength: Tensor | None = None, lift: float = LIFT) -> Tensor:
+        """[d_sae] int64: the concept of largest strength · P(concept | latent), if its lift is enough; else -1."""
+        score = self.parent_given_child() * (1.0 if strength is None else strength.double())
+        best, concept = score.max(0)
+        enough = self.lift().gather(0, concept[None])[0] >= lift
+        return torch.where((best > 0) & enough, concept, -1)
+
+
+def parents_of(levels: Levels, links: Links) -> Tensor:
+    """[d_sae] int64: each latent's concept, or -1."""
+    found = links.parents(levels.link_strength())
+    return torch.where(levels.may_have_parent(len(found)), found, -1)
+
+
+class GatedClamp:
+    """A clamp of latents, at tokens alone where the latent's parent is active; one without parent is clamped wherever
+    it fires."""
+
+    def __init__(self, clamp: Clamp, levels: Levels, parents: Tensor) -> None:
+        self._clamp, self._levels, self._parents = clamp, levels, parents
+
+    def edit(self, codes: RaggedCodes, sequence: Tensor) -> Edit:
+        """Codes with the clamped values where the gate is open."""
+        found = self._clamp.edit(codes, sequence)
+        token, n = token_of_slot(codes), self._levels.n_concepts
+        concepts = self._levels.concepts(codes)
+        active = token_of_slot(concepts) * n + concepts.latents
+        parent = self._parents.to(codes.latents.device)[codes.latents]
+        is_open = (parent < 0) | torch.isin(token * n + parent, active)
+        values = torch.where(is_open, found.codes.values, codes.values)
+        return Edit(codes._replace(values=values), _changed(codes, values))
+
+
+class Coordinated:
+    """Latents clamped where their concepts are active, and concepts clamped too; a clamped latent keeps its value."""
+
+    def __init__(self, latents: GatedClamp | None, concepts: Intervention | None) -> None:
+        self._latents, self._concepts = latents, concepts
+
+    def edit(self, codes: RaggedCodes, sequence: Tensor) -> Edit:
+        """Codes after both."""
+        values = codes.values
+        for intervention in (self._concepts, self._latents):
+            if intervention is not None:
+                found = intervention.edit(codes, sequence).codes.values
+                values = torch.where(found != codes.values, found, values)
+        return Edit(codes._replace(values=values), _changed(codes, values))
+
+
+class _StackedClamp:
+    """z1' = z1 + y1(z2') - y1(z2) at the children, where they fire, of the concepts that are set."""
+
+    def __init__(self, sae: StackedTopKSAE, clamp: Clamp, parents: Tensor) -> None:
+        self._sae, self._clamp = sae, clamp
+        self._child = torch.isin(parents, clamp.latents) & (parents >= 0)
+
+    def edit(self, codes: RaggedCodes, sequence: Tensor) -> Edit:
+        """Codes after the change of what is expected."""
+        values = codes.values.clone()
+        child = self._child.to(codes.latents.device)
+        for start in range(0, len(codes.offsets) - 1, _CHUNK):
+            tokens = torch.arange(start, min(start + _CHUNK, len(codes.offsets) - 1), device=codes.latents.device)
+            part = take(codes, tokens)
+            concepts = self._sae.concepts(part)
+            set_to = self._set(concepts)
+            touched = (set_to.values != concepts.values).any(1)
+            if not bool(touched.any()):
+                continue
+            change = self._sae.expected(set_to) - self._sae.expected(concepts)
+            moved = change[token_of_slot(part), part.latents] * child[part.latents] * (part.values > 0)
+            slots = slice(int(codes.offsets[tokens[0]]), int(codes.offsets[tokens[-1] + 1]))
+            values[slots] += moved * touched[token_of_slot(part)]
+        return Edit(codes._replace(values=values), _changed(codes, values))
+
+    def _set(self, concepts: SparseCodes) -> SparseCodes:
+        latents, values = self._clamp.latents.to(concepts.indices.device), self._clamp.values.to(concepts.values)
+        at = torch.searchsorted(latents, concepts.indices).clamp_max(len(latents) - 1)
+        hit = (latents[at] == concepts.indices) & (concepts.values > 0)
+        return SparseCodes(concepts.indices, torch.where(hit, values[at], concepts.values))
+
+
+def _changed(codes: RaggedCodes, values: Tensor) -> Tensor:
+    changed = torch.zeros(len(codes.offsets) - 1, dtype=torch.bool, device=values.device)
+    changed[token_of_slot(codes)[values != codes.values]] = True
+    return changed
+
+
+def _chunks(codes: RaggedCodes) -> list[RaggedCodes]:
+    tokens = torch.arange(len(codes.offsets) - 1, device=codes.latents.device)
+    return [take(codes, part) for part in tokens.split(_CHUNK)] if len(tokens) else []
+
+
+def _joined(parts: list[RaggedCodes], like: RaggedCodes) -> RaggedCodes:
+    if not parts:
+        return RaggedCodes(like.latents[:0], like.offsets[:1], like.values[:0])
+    counts = torch.cat([n_active(part) for part in parts])
+    return RaggedCodes(
+        torch.cat([part.latents for part in parts]),
+        torch.nn.functional.pad(counts.cumsum(0), (1, 0)),
+        torch.cat([part.values for part in parts]),
+    )

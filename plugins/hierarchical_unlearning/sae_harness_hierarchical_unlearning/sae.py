@@ -1,0 +1,103 @@
+"""The SAE `stacked_topk`: a topk SAE and, above its codes, a level of concepts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from harness import SAE, ConfigError, RaggedCodes, SAEConfig, SparseCodes
+from harness.training.kernels import encoder_parameter, normalise_rows_, sparse_decode, to_dense, topk_encode
+
+NEAR_ZERO = 1e-3
+
+
+class StackedTopKSAE(SAE):
+    """Codes z1 = TopK_k(relu((x - b_dec) W_enc + b_enc)) and x̂ = z1 W_dec + b_dec, as a topk SAE.
+
+    Concepts z2 = TopK_k2(relu(n(z1) W_up + b_up)), where n divides each latent's code by its usual size; they say which
+    codes to expect, y1 = size · relu(z2 W_down + b_down). Concepts change no code: they are there for interventions.
+    """
+
+    unit_norm_decoder = True
+    code_size: Tensor
+    """[d_sae]: a latent's mean code where it fires; > 0; saved with the weights."""
+
+    def __init__(self, config: SAEConfig) -> None:
+        super().__init__(config)
+        options = config.options
+        self.k = _count(options.get("k"), "k", config.d_sae)
+        self.n_concepts = _count(options.get("n_concepts") or max(1, config.d_sae // 4), "n_concepts", config.d_sae)
+        self.k_concepts = min(_count(options.get("k_concepts", 8), "k_concepts", config.d_sae), self.n_concepts)
+        self.start = str(options.get("start", "tied"))
+        self.W_enc = encoder_parameter(config.d_in, config.d_sae)
+        self.b_enc = nn.Parameter(torch.empty(config.d_sae))
+        self.W_dec = nn.Parameter(torch.empty(config.d_sae, config.d_in))
+        self.b_dec = nn.Parameter(torch.empty(config.d_in))
+        self.W_up = nn.Parameter(torch.empty(config.d_sae, self.n_concepts))
+        self.b_up = nn.Parameter(torch.empty(self.n_concepts))
+        # Without a way down nothing says what concepts mean: kept for the preset that shows it.
+        with_way_down = bool(options.get("way_down", True))
+        self.W_down = nn.Parameter(torch.empty(self.n_concepts, config.d_sae), requires_grad=with_way_down)
+        self.b_down = nn.Parameter(torch.empty(config.d_sae), requires_grad=with_way_down)
+        self.register_buffer("code_size", torch.ones(config.d_sae))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        # The base first, as a topk SAE draws it: equal seeds give equal base weights.
+        self.W_dec.normal_(generator=generator)
+        normalise_rows_(self.W_dec)
+        self.W_enc.copy_(self.W_dec.t())
+        for bias in (self.b_enc, self.b_dec, self.b_up, self.b_down):
+            bias.zero_()
+        self.W_down.normal_(generator=generator)
+        normalise_rows_(self.W_down)
+        self.W_up.copy_(self.W_down.t())
+        if self.start == "near_zero":
+            self.W_up.mul_(NEAR_ZERO)
+        self.code_size.fill_(1.0)
+
+    def encode_sparse(self, x: Tensor) -> SparseCodes:
+        return topk_encode(x, self.W_enc, self.b_enc, self.b_dec, self.k)
+
+    def encode(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, self.config.d_in)
+        return to_dense(self.encode_sparse(rows), self.config.d_sae).view(*x.shape[:-1], self.config.d_sae)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return codes @ self.W_dec + self.b_dec
+
+    def concept_pre_activations(self, codes: SparseCodes | RaggedCodes) -> Tensor:
+        """[n, n_concepts], of the codes of n tokens; touches the active latents alone."""
+        if isinstance(codes, RaggedCodes):
+            scaled = codes._replace(values=codes.values / self.code_size[codes.latents])
+        else:
+            scaled = codes._replace(values=codes.values / self.code_size[codes.indices])
+        return sparse_decode(scaled, self.W_up, self.b_up)
+
+    def kept_concepts(self, pre: Tensor) -> SparseCodes:
+        """The k_concepts largest of pre-activations [n, n_concepts], rectified."""
+        values, indices = pre.relu().topk(self.k_concepts, dim=1)
+        return SparseCodes(indices, values)
+
+    def concepts(self, codes: SparseCodes | RaggedCodes) -> SparseCodes:
+        """Concepts z2 of the codes of n tokens."""
+        return self.kept_concepts(self.concept_pre_activations(codes))
+
+    def expected(self, concepts: SparseCodes) -> Tensor:
+        """[n, d_sae] >= 0: codes y1 that the concepts of n tokens lead one to expect."""
+        return sparse_decode(concepts, self.W_down, self.b_down).relu() * self.code_size
+
+    @torch.no_grad()
+    def fold_input_scale(self, scale: float) -> None:
+        self.b_enc.div_(scale)
+        self.b_dec.div_(scale)
+        self.code_size.div_(scale)
+
+    def decoder_directions(self) -> Tensor:
+        return self.W_dec
+
+
+def _count(value: object, name: str, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ConfigError(f"A stacked_topk SAE needs the option {name}, an integer in [1, {most}]; got {value!r}.")
+    return value

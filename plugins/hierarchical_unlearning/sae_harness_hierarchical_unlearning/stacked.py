@@ -1,0 +1,226 @@
+"""The trainer `hierarchical_unlearning`: topk, and concepts that must say which latents fire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness import ActivationBatch, ConfigError, LossTerms, Option, SparseCodes, Trainer, TrainerOptions, TrainState
+from harness.training.kernels import sparse_decode, to_dense, topk_autoencode
+
+_SIZE_RATE = 0.01
+"""How fast a latent's usual code follows that of a batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackedOptions(TrainerOptions):
+    """Options of `hierarchical_unlearning`."""
+
+    aux_weight: float = 1 / 32
+    """Weight of the losses that revive dead latents and dead concepts."""
+    aux_k_fraction: float = 0.5
+    """Dead latents used per token, as a share of d_in."""
+    k_concepts: int = 0
+    """Concepts a token has at most; 0 stands for a quarter of its latents, as 8 for 32."""
+    n_concepts: int = 0
+    """How many there are; 0 stands for d_sae / 4."""
+    concept_weight: float = 0.1
+    """g: weight of the error of what concepts alone reconstruct (H-SAE's weight of its top level)."""
+    predict_weight: float = 1.0
+    """r: weight of the relative error with which concepts predict the codes."""
+    through_base: bool = True
+    """Whether the two terms move the encoder of the latents too, by way of the codes that concepts read."""
+    l1_base: float = 0.0
+    """Weight of the sum of codes: TopK fixes their number already."""
+    l1_concepts: float = 0.0
+    """Weight of the sum of concepts."""
+    l1_links: float = 0.0
+    """Weight of the sum of |W_up|."""
+    start: str = "tied"
+    """`tied`: W_up is the transpose of W_down, whose rows have norm 1; `near_zero`: a thousandth of that."""
+    concept_dead_fraction: float = 0.05
+    """A concept is dead that has not been active for this share of the steps."""
+
+    def __post_init__(self) -> None:
+        if self.start not in ("tied", "near_zero"):
+            raise ConfigError(
+                f"hierarchical_unlearning: option start is {self.start!r}; allowed are 'tied' and 'near_zero'."
+            )
+        weights = ("aux_weight", "concept_weight", "predict_weight", "l1_base", "l1_concepts", "l1_links")
+        for name in ("k_concepts", "n_concepts", *weights):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"hierarchical_unlearning: option {name} is {getattr(self, name)}; it must be at least 0."
+                )
+        if not 0 < self.concept_dead_fraction <= 1 or self.aux_k_fraction <= 0:
+            raise ConfigError(
+                "hierarchical_unlearning: concept_dead_fraction must be in (0, 1] and aux_k_fraction above 0, got "
+                f"{self.concept_dead_fraction} and {self.aux_k_fraction}."
+            )
+
+    @property
+    def explains(self) -> bool:
+        """Whether concepts enter a reconstruction."""
+        return self.concept_weight > 0 or self.predict_weight > 0
+
+
+class StackedTrainer(Trainer):
+    """L = ||x - x̂||² + g ||x - x̃||² + r ||sg(z1) - y1||² / ||sg(z1)||² + aux + penalties, means over tokens.
+
+    y1 are the codes that concepts lead one to expect, x̃ = TopK_k(y1) W_dec + b_dec. These two are all that tells W_up
+    what to be: x̂ does not depend on concepts. With g = r = 0 and no penalty it is `topk` to the bit.
+    """
+
+    options_type = StackedOptions
+
+    def __init__(self, options: Any, base: Trainer | None = None) -> None:
+        super().__init__(options, base)
+        self._idle: Tensor | None = None
+        self._seen: SparseCodes | None = None
+        self._active: Tensor | None = None
+
+    def sae_options(self, target_l0: int | None) -> Mapping[str, Option]:
+        options = self.options
+        return {
+            "k": target_l0,
+            "k_concepts": options.k_concepts or max(1, round((target_l0 or 1) / 4)),
+            "n_concepts": options.n_concepts,
+            "start": options.start,
+            "way_down": options.explains,
+        }
+
+    @torch.no_grad()
+    def initialise(self, sae: Any, sample: ActivationBatch, target_l0: int | None, generator: torch.Generator) -> None:
+        sae.b_dec.copy_(_geometric_median(sample.activations))
+        sizes, fired = _mean_codes(sae.encode_sparse(sample.activations), sae.config.d_sae)
+        usual = float(sizes[fired].mean()) if bool(fired.any()) else 1.0
+        sae.code_size.copy_(torch.where(fired, sizes, usual))
+        self._idle = torch.zeros(sae.n_concepts, dtype=torch.int64, device=sae.W_dec.device)
+
+    def loss(self, sae: Any, batch: ActivationBatch, state: TrainState) -> LossTerms:
+        options, x = self.options, batch.activations
+        codes, x_hat = topk_autoencode(x, sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.k)
+        self._seen = SparseCodes(codes.indices, codes.values.detach())
+        aux = options.aux_weight
+        terms = LossTerms(
+            values={"sse": _squared_error(x, x_hat), "aux": _dead_residual(sae, x, x_hat, state.dead, options)},
+            weights={"sse": 1.0, "aux": aux},
+            codes=codes,
+            reconstruction=x_hat,
+        )
+        if options.l1_base:
+            terms = terms.plus("l1_base", codes.values.sum() / len(x), options.l1_base)
+        if options.l1_links:
+            terms = terms.plus("l1_links", sae.W_up.abs().sum(), options.l1_links)
+        self._active = None
+        if not options.explains and not options.l1_concepts:
+            return terms
+        pre = sae.concept_pre_activations(codes if options.through_base else self._seen)
+        concepts = sae.kept_concepts(pre)
+        self._active = _active_columns(concepts, sae.n_concepts)
+        if options.l1_concepts:
+            terms = terms.plus("l1_concepts", concepts.values.sum() / len(x), options.l1_concepts)
+        return self._explained(sae, x, terms, pre, concepts, state) if options.explains else terms
+
+    def _explained(
+        self, sae: Any, x: Tensor, terms: LossTerms, pre: Tensor, concepts: SparseCodes, state: TrainState
+    ) -> LossTerms:
+        """The terms with those of what concepts lead one to expect."""
+        options, seen = self.options, self._seen
+        assert seen is not None
+        expected = sae.expected(concepts)
+        if options.concept_weight:
+            values, indices = expected.topk(sae.k, dim=1)
+            from_concepts = sparse_decode(SparseCodes(indices, values), sae.W_dec, sae.b_dec)
+            terms = terms.plus("concept_sse", _squared_error(x, from_concepts), options.concept_weight)
+        if options.predict_weight:
+            size = seen.values.square().sum().clamp_min(1e-12)
+            # ||z - y||² of a sparse z without making it dense.
+            missed = expected.square().sum() - 2 * (expected.gather(1, seen.indices) * seen.values).sum() + size
+            terms = terms.plus("prediction", missed / size, options.predict_weight)
+        dead = self._dead(sae, state)
+        if len(dead):
+            residual = (to_dense(seen, sae.config.d_sae) - expected.detach()) / sae.code_size
+            values, slots = pre[:, dead].relu().topk(min(len(dead), 4 * sae.k_concepts), dim=1)
+            guess = sparse_decode(SparseCodes(slots, values), sae.W_down[dead], torch.zeros_like(sae.b_down))
+            terms = terms.plus("concept_aux", _relative_error(residual, guess), options.aux_weight)
+        return terms
+
+    def _dead(self, sae: Any, state: TrainState) -> Tensor:
+        """[m] int64: concepts that have been silent too long."""
+        if self._idle is None:
+            self._idle = torch.zeros(sae.n_concepts, dtype=torch.int64, device=sae.W_dec.device)
+        limit = max(1, round(self.options.concept_dead_fraction * state.n_steps))
+        return (self._idle >= limit).nonzero().squeeze(1)
+
+    @torch.no_grad()
+    def after_step(self, sae: Any, state: TrainState) -> None:
+        assert self._seen is not None, "the loop takes the loss before it calls after_step"
+        sizes, fired = _mean_codes(self._seen, sae.config.d_sae)
+        sae.code_size.copy_(torch.where(fired, sae.code_size.lerp(sizes, _SIZE_RATE), sae.code_size))
+        if self._active is not None and self._idle is not None:
+            self._idle += 1
+            self._idle[self._active] = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), **({} if self._idle is None else {"idle": self._idle})}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._idle = state.get("idle")
+
+
+def _squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
+    return F.mse_loss(x_hat, x, reduction="sum") / len(x)
+
+
+def _relative_error(residual: Tensor, guess: Tensor) -> Tensor:
+    """||e - ê||² / Var(e), 0 where there is nothing to explain."""
+    error = (residual - guess).square().sum(-1).mean()
+    variance = (residual - residual.mean(0)).square().sum(-1).mean()
+    return torch.where(variance > 0, error / variance.clamp_min(1e-12), torch.zeros_like(error))
+
+
+def _dead_residual(sae: Any, x: Tensor, x_hat: Tensor, dead: Tensor, options: StackedOptions) -> Tensor:
+    """topk's auxiliary loss (Gao et al. 2024): the residual from dead latents' own largest pre-activations."""
+    ids = dead.nonzero(as_tuple=True)[0]
+    if len(ids) == 0:
+        return x.new_zeros(())
+    pre = (x - sae.b_dec) @ sae.W_enc.t().index_select(0, ids).t() + sae.b_enc[ids]
+    k_aux = min(len(ids), max(1, int(options.aux_k_fraction * x.shape[1])))
+    values, slots = pre.topk(k_aux, dim=-1, sorted=False)
+    codes = torch.zeros_like(pre).scatter(1, slots, values.relu())
+    return _relative_error((x - x_hat).detach(), codes @ sae.W_dec.index_select(0, ids))
+
+
+def _mean_codes(codes: SparseCodes, d_sae: int) -> tuple[Tensor, Tensor]:
+    """[d_sae] mean code of each latent where it fires, and whether it does."""
+    flat = codes.indices.reshape(-1)
+    counts = torch.bincount(flat, codes.values.reshape(-1).gt(0).to(codes.values.dtype), minlength=d_sae)
+    sums = torch.bincount(flat, codes.values.reshape(-1), minlength=d_sae)
+    return (sums / counts.clamp_min(1)).to(codes.values.dtype), counts > 0
+
+
+def _active_columns(codes: SparseCodes, n: int) -> Tensor:
+    """[n] bool: which columns have a value above 0."""
+    active = torch.zeros(n, dtype=torch.bool, device=codes.values.device)
+    active[codes.indices[codes.values > 0]] = True
+    return active
+
+
+def _geometric_median(rows: Tensor, *, n_iterations: int = 50, tolerance: float = 1e-6) -> Tensor:
+    """[d]: the point of least mean distance to rows [n, d] (Weiszfeld), where topk's bias starts too."""
+    guess = rows.mean(0)
+    for _ in range(n_iterations):
+        weights = 1 / (rows - guess).norm(dim=1).clamp_min(1e-9)
+        update = (rows * weights[:, None]).sum(0) / weights.sum()
+        moved = (update - guess).norm() / guess.norm().clamp_min(1e-9)
+        guess = update
+        if moved < tolerance:
+            break
+    return guess

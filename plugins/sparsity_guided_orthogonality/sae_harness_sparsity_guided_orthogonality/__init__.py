@@ -1,0 +1,1 @@
+"""Orthogonality weighted by how often latents fire together."""

@@ -1,0 +1,215 @@
+"""The analyses `position_analysis` and `sparsity_analysis`: where in a sequence an SAE errs, and how sparse it is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from harness import (
+    SAE,
+    Analysis,
+    AnalysisResult,
+    DataError,
+    EvalContext,
+    Figure,
+    Histogram,
+    Line,
+    Panel,
+    Table,
+    TrainingLog,
+)
+from harness.evaluation.metrics import n_active, predicting_positions
+
+from .sequences import firing_counts
+
+_Profile = tuple[list[float | None], list[float | None]]
+
+
+class PositionAnalysis(Analysis):
+    """Squared error, L0 and next-token loss by position, with standard errors over documents."""
+
+    def run(self, sae: SAE, context: EvalContext, training: TrainingLog) -> AnalysisResult:
+        documents, errors, counts, power = _errors(sae, context)
+        n_documents = len(set(documents.tolist()))
+        profiles = {
+            "fvu": by_position(errors / power, documents),
+            "l0": by_position(counts, documents),
+        }
+        notes = [f"Variance: {power:.5g}, the mean of ||x - mean||² over all counted tokens."]
+        try:
+            profiles["ce_increase"] = _loss_increase(sae, context)
+        except DataError as error:
+            notes.append(f"No next-token losses: {error}")
+        panels = [_panel(name, profile) for name, profile in profiles.items()]
+        first = [n for n, (mean, _) in enumerate(zip(*profiles["fvu"], strict=True)) if mean is not None]
+        return AnalysisResult(
+            values={name: _slope(profile) for name, profile in profiles.items()},
+            tables={"positions": _table(profiles, first)},
+            figures=(
+                Figure(
+                    name="position_analysis",
+                    title="Error and sparsity along the sequence",
+                    panels=panels,
+                    columns=len(panels),
+                    caption=f"Means over {n_documents} documents; bands: ± 1 standard error over them.",
+                ),
+            ),
+            notes=[*notes, "Values: mean of the last quarter of positions minus that of the second quarter."],
+        )
+
+
+class SparsityAnalysis(Analysis):
+    """L0, dead latents and the sparsity coefficient over training; L0 by position and firing rates at its end."""
+
+    def run(self, sae: SAE, context: EvalContext, training: TrainingLog) -> AnalysisResult:
+        counts, n_tokens = firing_counts(sae, context)
+        documents, _, active, _ = _errors(sae, context)
+        profile = by_position(active, documents)
+        panels = [_panel("l0", profile), _rates(counts, n_tokens)]
+        notes = ["The training log keeps no L0 by position: that panel is of the end of training, on held-out text."]
+        if training.rows:
+            panels = [*_over_training(training), *panels]
+        else:
+            notes.append("No training log lies beside this SAE: L0 and dead latents over training cannot be shown.")
+        steps, l0 = training.column("l0")
+        return AnalysisResult(
+            values={"l0": float(counts.sum()) / n_tokens, "silent_latents": int((counts == 0).sum())},
+            series={"step": steps, "l0_over_training": l0, "l0_by_position": profile[0]},
+            figures=(
+                Figure(
+                    name="sparsity_analysis",
+                    title="Sparsity over training and along the sequence",
+                    panels=panels,
+                    caption="Over training: single batches of the training log. By position and rates: held-out text.",
+                ),
+            ),
+            notes=notes,
+        )
+
+
+def _errors(sae: SAE, context: EvalContext) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Documents [S], squared error and L0 [S, s] float64 (NaN where not counted), and the variance of the inputs."""
+    documents, errors, counts = [], [], []
+    n, total, squares = 0, torch.zeros(context.d_in, dtype=torch.float64), 0.0
+    for part in context.encoded(sae):
+        mask = part.batch.mask
+        for kept, values in (
+            (errors, (part.rows - part.reconstruction()).double().square().sum(1)),
+            (counts, n_active(part.codes).double()),
+        ):
+            grid = torch.full(mask.shape, torch.nan, dtype=torch.float64)
+            grid[mask.cpu()] = values.cpu()
+            kept.append(grid)
+        documents.append(part.batch.document.cpu())
+        rows = part.rows.double().cpu()
+        n += len(rows)
+        total += rows.sum(0)
+        squares += float(rows.square().sum())
+    variance = squares / n - float((total / n).square().sum())
+    return torch.cat(documents), torch.cat(errors), torch.cat(counts), variance
+
+
+def by_position(values: Tensor, documents: Tensor) -> _Profile:
+    """Mean and standard error over documents of values [S, s] at each position; None where fewer than two documents
+    have one. NaN is no value; sequences of one document are averaged first."""
+    _, number = documents.unique(return_inverse=True)
+    n_documents = int(number.max()) + 1
+    known = values.isfinite()
+    sums = values.new_zeros(n_documents, values.shape[1]).index_add_(0, number, values.nan_to_num(0.0))
+    counts = values.new_zeros(n_documents, values.shape[1]).index_add_(0, number, known.to(values))
+    means = torch.where(counts > 0, sums / counts, torch.nan)
+    centre = means.nanmean(0)
+    n = (counts > 0).sum(0)
+    error = ((means - centre).square().nansum(0) / (n - 1).clamp_min(1) / n.clamp_min(1)).sqrt()
+    enough = (n > 1).tolist()
+    return (
+        [float(value) if ok else None for value, ok in zip(centre, enough, strict=True)],
+        [float(value) if ok else None for value, ok in zip(error, enough, strict=True)],
+    )
+
+
+def _loss_increase(sae: SAE, context: EvalContext) -> _Profile:
+    """By position of the predicting token, the loss with the reconstruction minus that without, in nats.
+
+    Raises:
+        DataError: there is no LM.
+    """
+    clean = context.clean_losses()
+    grids, documents, done = [], [], 0
+    replaced = context.next_token_losses(part.replaced(part.reconstruction()) for part in context.encoded(sae))
+    for batch, losses in zip(context.batches(), replaced, strict=True):
+        places = predicting_positions(batch.mask).cpu()
+        # Of s tokens the first s - 1 can predict.
+        grid = torch.full(places.shape, torch.nan, dtype=torch.float64)
+        increase = losses.ce.cpu() - clean.ce[done : done + len(losses)].cpu()
+        grid[places] = increase
+        done += len(losses)
+        grids.append(grid)
+        documents.append(batch.document.cpu())
+    return by_position(torch.cat(grids), torch.cat(documents))
+
+
+_LABELS = {
+    "fvu": ("Reconstruction error", "squared error / variance"),
+    "l0": ("Active latents", "L0 (latents per token)"),
+    "ce_increase": ("What the LM loses", "rise of next-token loss (nats)"),
+}
+
+
+def _panel(name: str, profile: _Profile) -> Panel:
+    title, label = _LABELS[name]
+    mean, error = profile
+    known = [(p, m, e) for p, (m, e) in enumerate(zip(mean, error, strict=True)) if m is not None and e is not None]
+    line = Line(
+        x=[p for p, *_ in known],
+        y=[m for _, m, _ in known],
+        low=[m - e for _, m, e in known],
+        high=[m + e for _, m, e in known],
+    )
+    return Panel(marks=[line], title=title, x_label="position in the sequence (tokens)", y_label=label)
+
+
+def _slope(profile: _Profile) -> float | None:
+    """Mean of the last quarter of positions minus that of the second quarter (the first is another world)."""
+    mean = [value for value in profile[0] if value is not None]
+    quarter = len(mean) // 4
+    if not quarter:
+        return None
+    return sum(mean[-quarter:]) / quarter - sum(mean[quarter : 2 * quarter]) / quarter
+
+
+def _table(profiles: dict[str, _Profile], positions: list[int]) -> Table:
+    columns = ["position", *(f"{name}{end}" for name in profiles for end in ("", "_stderr"))]
+    rows = []
+    for position in positions:
+        cells = [side[position] if position < len(side) else None for p in profiles.values() for side in p]
+        rows.append([position, *cells])
+    return Table(columns=columns, rows=rows)
+
+
+def _rates(counts: Tensor, n_tokens: int) -> Panel:
+    alive = counts[counts > 0].double()
+    logs = (alive / n_tokens).log10()
+    edges = torch.linspace(float(logs.min().floor()), 0.0, 31, dtype=torch.float64)
+    histogram = Histogram(edges=edges.tolist(), counts=torch.histogram(logs, edges).hist.tolist())
+    silent = int((counts == 0).sum())
+    return Panel(
+        marks=[histogram],
+        title=f"How often latents fire ({silent} of {len(counts)} never do)",
+        x_label="log10 of the share of tokens",
+        y_label="latents",
+    )
+
+
+def _over_training(training: TrainingLog) -> list[Panel]:
+    panels = []
+    for name, title, label in (
+        ("l0", "L0 over training", "L0 of one batch (latents per token)"),
+        ("dead", "Dead latents over training", "latents"),
+        ("coefficient", "Sparsity coefficient over training", "weight of the sparsity term"),
+    ):
+        steps, values = training.column(name)
+        if any(values):
+            line = Line(x=steps, y=values)
+            panels.append(Panel(marks=[line], title=title, x_label="step", y_label=label))
+    return panels

@@ -1,0 +1,113 @@
+"""The analyses on a world whose answers are known: half of its features are sticky."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from sae_harness_temporal.clusters import FeatureClusters
+from sae_harness_temporal.positions import PositionAnalysis, SparsityAnalysis, by_position
+from sae_harness_temporal.stability_analysis import TemporalStability
+from sae_harness_temporal.traces import StrengthTraces
+
+from harness import DataError, TrainingLog
+from harness.training.fit import FitResult, fit
+
+
+@dataclass
+class Trained:
+    result: FitResult
+    log: TrainingLog
+
+
+@pytest.fixture(scope="module")
+def trained(make_job, stream) -> Trained:
+    job = make_job("temporal", lr=1e-2)
+    [result] = fit([job], stream, n_steps=150, batch_size=256, dead_after_tokens=256 * 40)
+    facts = {"log": list(result.log), "steps": result.steps, "tokens": result.tokens}
+    return Trained(result, TrainingLog.of(facts, method="temporal"))
+
+
+@pytest.fixture
+def context(make_context, world):
+    return make_context(world.sequences(60, 40, seed=5))
+
+
+def run(analysis, trained, context) -> Any:
+    with torch.no_grad():
+        result = analysis().run(trained.result.sae, context, trained.log)
+    json.dumps(result.to_json(), allow_nan=False)
+    assert all(panel.x_label and panel.y_label for figure in result.figures for panel in figure.panels)
+    return result
+
+
+def test_a_sticky_world_is_steadier_than_its_tokens_shuffled(trained, context):
+    found = run(TemporalStability, trained, context).values
+    for name in ("autocorrelation_lag1", "jaccard_lag1", "mean_dwell", "multiscale_8"):
+        assert found[f"{name}/this_SAE"] > found[f"{name}/shuffled_tokens"]
+    for name in ("flip_rate", "total_variation", "high_over_low_frequencies"):
+        assert found[f"{name}/this_SAE"] < found[f"{name}/shuffled_tokens"]
+    assert abs(found["autocorrelation_lag1/shuffled_tokens"]) < 0.02
+    assert found["gain"] > 0.1
+
+
+def test_sticky_latents_come_back_as_a_cluster_and_independent_ones_do_not(trained, context, make_context, world):
+    found = run(FeatureClusters, trained, context)
+    assert found.values["clusters"] >= 2
+    assert found.values["bootstrap_agreement"] > 0.5
+    column = found.tables["clusters"].columns.index("autocorrelation_lag1")
+    memories = sorted(row[column] for row in found.tables["clusters"].rows)
+    assert memories[-1] > memories[0] + 0.3
+    steady = world.sequences(60, 40, seed=5)
+    tokens = steady.flatten(0, 1)
+    order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(1))
+    alone = run(FeatureClusters, trained, make_context(tokens[order].view_as(steady)))
+    assert alone.values["verdict"] == "no structure"
+    assert alone.values["clusters"] is None
+    assert "no structure" in alone.figures[0].title
+
+
+def test_positions_are_averaged_over_documents():
+    values = torch.tensor([[1.0, 2.0, torch.nan], [3.0, 2.0, torch.nan], [4.0, 5.0, 6.0]], dtype=torch.float64)
+    mean, error = by_position(values, torch.tensor([7, 7, 9]))
+    assert mean == [3.0, 3.5, None]  # the two sequences of document 7 count as one
+    assert error[:2] == pytest.approx([1.0, 1.5])
+    assert error[2] is None
+
+
+def test_error_and_l0_by_position_agree_with_the_whole(trained, context):
+    found = run(PositionAnalysis, trained, context)
+    table = found.tables["positions"]
+    assert [row[0] for row in table.rows] == list(range(40))
+    errors = [row[table.columns.index("fvu")] for row in table.rows]
+    rows = torch.cat([batch.rows() for batch in context.batches()])
+    sae = trained.result.sae
+    fvu = (rows - sae(rows)).square().sum() / (rows - rows.mean(0)).square().sum()
+    assert sum(errors) / len(errors) == pytest.approx(fvu.item(), rel=1e-4)
+    assert {row[table.columns.index("l0")] for row in table.rows} == {4.0}
+    assert any("No next-token losses" in note for note in found.notes)
+
+
+def test_sparsity_is_shown_over_training_where_there_is_a_log(trained, context):
+    found = run(SparsityAnalysis, trained, context)
+    assert found.values["l0"] == 4.0
+    assert len(found.series["l0_over_training"]) == len(trained.log.rows)
+    with torch.no_grad():
+        bare = SparsityAnalysis().run(trained.result.sae, context, TrainingLog())
+    assert any("No training log" in note for note in bare.notes)
+
+
+def test_the_strength_is_read_from_the_log(trained, context):
+    found = run(StrengthTraces, trained, context)
+    assert found.values["share_at_start"] == pytest.approx(0.025, rel=0.01)  # .05, alpha a half
+    assert any("alpha" in note for note in found.notes)
+    rows = [{**row, "trainer/alpha": 0.5, "trainer/loss_maximum": 9.0} for row in trained.log.rows]
+    told = Trained(trained.result, TrainingLog(rows=rows))
+    with_alpha = run(StrengthTraces, told, context)
+    assert not with_alpha.notes
+    assert len(with_alpha.figures[0].panels) == 5
+    with pytest.raises(DataError, match=r"holds no 'term/temporal' \(it is empty\)"):
+        StrengthTraces().run(trained.result.sae, context, TrainingLog())

@@ -1,0 +1,1 @@
+"""Orthogonality of the pairs of latents that go together most."""

@@ -1,0 +1,154 @@
+"""`analyse METHOD|SAE`: the SAE is found or trained, each analysis writes a folder whole, one that fails stops none."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+PLUGIN = """\
+from harness import AnalysisSpec, hookimpl
+
+
+@hookimpl
+def register_analyses():
+    yield AnalysisSpec(name="sizes", target="looking.found:Sizes", summary="Sizes of latents.")
+    yield AnalysisSpec(name="log_only", target="looking.found:log_only", summary="The log.", methods=("topk",))
+    yield AnalysisSpec(name="worldly", target="looking.found:log_only", summary="Of worlds.", needs={"world"})
+    yield AnalysisSpec(name="for_relu", target="looking.found:log_only", summary="Of relu.", methods=("relu",))
+"""
+FOUND = """\
+from harness import Analysis, AnalysisResult, DataError, Figure, Line, Panel
+
+
+class Sizes(Analysis):
+    def run(self, sae, context, training):
+        counts = [len(part.codes.latents) / len(part.rows) for part in context.encoded(sae)]
+        line = Line(x=list(range(len(counts))), y=counts)
+        panel = Panel(marks=(line,), x_label="batch", y_label="L0 (latents)")
+        figure = Figure(name="sizes_by_batch", title="Sizes", panels=(panel,))
+        return AnalysisResult(values={"l0": counts[0]}, series={"l0": counts}, figures=(figure,))
+
+
+def log_only(sae, context, training):
+    if not training.method:
+        raise DataError("no method is known")
+    return AnalysisResult(values={"rows": len(training.rows), "method": training.method})
+"""
+needs_matplotlib = pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None, reason="figures are an optional extra"
+)
+
+
+@pytest.fixture
+def looking(micro, tmp_path, monkeypatch):
+    """The project with a plugin of four analyses."""
+    site = tmp_path / "site"
+    (site / "looking").mkdir(parents=True)
+    (site / "looking" / "__init__.py").write_text("")
+    (site / "looking" / "plugin.py").write_text(PLUGIN)
+    (site / "looking" / "found.py").write_text(FOUND)
+    info = site / "looking-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: looking\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[sae_harness]\nlooking = looking.plugin\n")
+    monkeypatch.syspath_prepend(site)
+    yield type(micro)(micro.root, plugins="builtin,looking")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "looking"]:
+        del sys.modules[name]
+
+
+def args(target: object, *more: str, out: Path) -> tuple[str, ...]:
+    return ("analyse", str(target), *more, "--suite", "micro", "--quiet", "--out", str(out))
+
+
+@needs_matplotlib
+def test_all_that_apply_to_a_method_are_run_and_written(looking, tmp_path):
+    out = tmp_path / "out"
+    found = looking.json(*args("topk", "--l0", "4", "--seed", "1", out=out))
+    assert {name: entry["status"] for name, entry in found.items()} == {
+        "sizes": "done",
+        "log_only": "done",
+        "worldly": "skipped",
+    }
+    assert "synthetic world" in found["worldly"]["reason"]
+    folder = out / "micro" / "topk-l0-4-seed-1"
+    assert sorted(path.name for path in (folder / "sizes").iterdir()) == [
+        "sizes.json",
+        "sizes_by_batch.png",
+        "sizes_by_batch.svg",
+    ]
+    document = json.loads((folder / "sizes" / "sizes.json").read_text())
+    assert document["values"] == {"l0": 4.0}
+    assert (document["analysis"], document["suite"], document["sae"]["architecture"]) == ("sizes", "micro", "topk")
+    log = json.loads((folder / "log_only" / "log_only.json").read_text())["values"]
+    assert log["method"] == "topk"
+    assert log["rows"] > 10
+    assert sorted(path.name for path in folder.iterdir()) == ["log_only", "sizes"]
+
+
+def test_a_second_run_gives_the_same_bytes_and_trains_nothing(looking, tmp_path):
+    def run() -> tuple[bytes, int]:
+        looking.ok(*args("topk", "sizes", "--l0", "4", "--no-figures", out=tmp_path))
+        path = tmp_path / "micro" / "topk-l0-4-seed-0" / "sizes" / "sizes.json"
+        return path.read_bytes(), len(looking.artefacts("sae"))
+
+    assert run() == run()
+
+
+def test_a_saved_sae_is_analysed_with_what_is_for_any_sae(looking, tmp_path):
+    looking.ok("run", "topk", "--suite", "micro", "--l0", "4", "--seeds", "1", "--out", str(tmp_path / "saes"))
+    path = tmp_path / "saes" / "topk-l0-4-seed-0"
+    told = looking.ok(*args(path, "--no-figures", out=tmp_path))
+    assert f"sizes: {tmp_path}/micro/topk-l0-4-seed-0/sizes\n  l0: 4\n" in told
+    assert "log_only" not in told
+    assert "choose among those of a method" in looking.error(*args(path, "--l0", "4", out=tmp_path))
+
+
+def test_one_that_fails_is_told_and_the_others_are_written(looking, tmp_path):
+    looking.ok("run", "topk", "--suite", "micro", "--l0", "4", "--seeds", "1", "--out", str(tmp_path / "saes"))
+    path = tmp_path / "saes" / "topk-l0-4-seed-0"
+    done = looking.invoke(*args(path, "log_only", "sizes", "--no-figures", out=tmp_path))
+    assert done.exit_code == 1
+    assert "log_only: failed: no method is known" in done.stdout
+    assert (tmp_path / "micro" / "topk-l0-4-seed-0" / "sizes" / "sizes.json").is_file()
+
+
+def test_a_killed_run_leaves_what_was_there(looking, tmp_path, monkeypatch):
+    from harness.cli import analyse
+
+    looking.ok(*args("topk", "sizes", "--l0", "4", "--no-figures", out=tmp_path))
+    folder = tmp_path / "micro" / "topk-l0-4-seed-0"
+    before = (folder / "sizes" / "sizes.json").read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(analyse, "require_matplotlib", lambda: None)
+    monkeypatch.setattr(analyse, "render_figure", killed)
+    assert looking.invoke(*args("topk", "sizes", "--l0", "4", out=tmp_path)).exit_code == 130
+    assert [path.name for path in folder.iterdir()] == ["sizes"]
+    assert (folder / "sizes" / "sizes.json").read_bytes() == before
+
+
+def test_mistakes_are_one_line(looking, tmp_path):
+    assert "Unknown analysis 'size'" in looking.error(*args("topk", "size", out=tmp_path))
+    assert "is for SAEs of relu, not of topk" in looking.error(*args("topk", "for_relu", out=tmp_path))
+    assert "Unknown method 'topkk'" in looking.error(*args("topkk", out=tmp_path))
+    assert "No saved SAE at" in looking.error(*args("no/where", out=tmp_path))
+    assert "--l0 must be in [1, d_sae = 64]" in looking.error(*args("topk", "--l0", "65", out=tmp_path))
+    assert "name a method" in looking.error("analyse", "--suite", "micro")
+
+
+def test_the_list_says_what_each_is_for(looking):
+    lines = looking.ok("analyse", "--list").splitlines()
+    assert lines[0].split() == ["analysis", "methods", "needs", "from", "summary"]
+    assert [line.split()[:4] for line in lines[1:]] == [
+        ["for_relu", "relu", "-", "looking"],
+        ["log_only", "topk", "-", "looking"],
+        ["sizes", "any", "-", "looking"],
+        ["worldly", "any", "world", "looking"],
+    ]
