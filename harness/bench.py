@@ -37,7 +37,15 @@ if TYPE_CHECKING:
 TRAIN_VERSION = 1
 """Raised when the same inputs would train another SAE for a reason the code hashes do not see."""
 RECORD_VERSION = 1
-_TRAINING_CODE = ("training", "interfaces", "activations/samplers.py")
+_TRAINING_CODE = (
+    "training",
+    "interfaces/batch.py",
+    "interfaces/codes.py",
+    "interfaces/sae.py",
+    "interfaces/specs.py",
+    "interfaces/trainer.py",
+    "activations/samplers.py",
+)
 _EVALUATION_CODE = (
     "evaluation",
     "interfaces",
