@@ -90,11 +90,32 @@ def _fit(features: Tensor, labels: Tensor, weights: Tensor, c: Tensor) -> Probe:
         curvature = ca[:, None] * sa * prob * (1 - prob)
         hessian = torch.einsum("bnp,bn,bnq->bpq", xa, curvature, xa)
         hessian.diagonal(dim1=1, dim2=2).add_(penalty + 1e-12)
-        direction = -torch.linalg.solve(hessian, gradient)
+        direction = -_solve(hessian, gradient)
         w[active] = wa + _step_length(xa, ya, sa, ca, wa, z, direction, gradient, penalty)[:, None] * direction
     else:
         raise NonFiniteError(f"A probe did not converge in {_MAX_STEPS} Newton steps: its features are degenerate.")
     return Probe(w[:, :-1], w[:, -1])
+
+
+def _solve(matrices: Tensor, right: Tensor) -> Tensor:
+    """[b, p]: the solutions for positive definite matrices [b, p, p], and right sides [b, p], each checked.
+
+    One matrix at a time: with torch 2.13 and several threads, batched LU (`torch.linalg.solve`) of well-conditioned
+    matrices failed now and then (oneMKL: a wrong parameter of DLASWP), or gave a wrong result without a word.
+    """
+    found = torch.empty_like(right)
+    for matrix, side, solution in zip(matrices, right, found, strict=True):
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if int(failed):
+            # Numerically singular: an intercept without curvature, where all predictions are certain.
+            factor = torch.linalg.cholesky(matrix + 1e-9 * matrix.diagonal().mean() * torch.eye(len(matrix)).to(matrix))
+        solution.copy_(torch.cholesky_solve(side[:, None], factor)[:, 0])
+    off = (torch.einsum("bpq,bq->bp", matrices, found) - right).abs().amax(1)
+    if bool((off > 1e-6 * (1 + right.abs().amax(1))).any()):
+        raise NonFiniteError(
+            f"A probe's linear system was solved with an error of {float(off.max()):.2g}: its features are degenerate."
+        )
+    return found
 
 
 def _step_length(

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
 
 from harness.errors import DataError, NonFiniteError, ShapeError
-from harness.evaluation.probes import auc, fit_logistic, reduce, score
+from harness.evaluation.probes import _solve, auc, fit_logistic, reduce, score
 
 
 def stack(b: int = 5, n: int = 60, p: int = 4, seed: int = 0):
@@ -126,3 +126,16 @@ def test_shapes_that_do_not_fit_are_told():
     x, y, weights = stack()
     with pytest.raises(ShapeError, match=r"labels and weights \[b, n\]"):
         fit_logistic(x, y[:, 1:], weights, torch.ones(5))
+
+
+def test_newton_systems_are_solved_exactly_in_any_batch_and_singular_ones_too():
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(9, 64, 128, generator=generator, dtype=torch.float64)
+    matrices = h @ h.mT / 64
+    wanted = torch.randn(9, 64, generator=generator, dtype=torch.float64)
+    right = torch.einsum("bpq,bq->bp", matrices, wanted)
+    torch.testing.assert_close(_solve(matrices, right), wanted)
+    # An intercept of which nothing depends: any value solves its row.
+    matrices[0, -1], matrices[0, :, -1], right[0, -1] = 0.0, 0.0, 0.0
+    found = _solve(matrices, right)
+    torch.testing.assert_close(torch.einsum("bpq,bq->bp", matrices, found), right, rtol=1e-6, atol=1e-6)
