@@ -244,3 +244,16 @@ def _check_command(words: list[str], known: dict[str, click.Command], where: str
     for word in rest:
         if word.startswith("--"):
             assert word.partition("=")[0] in options, where
+
+
+def test_no_figure_of_the_findings_has_drifted_from_the_records(tmp_path):
+    from click.testing import CliRunner
+
+    from harness.cli.main import cli
+
+    filled = tmp_path / "findings.md"
+    template, records = str(ROOT / "docs" / "findings.md.in"), str(ROOT / "baselines")
+    args = ["claims", template, "--records", records, "--fill", str(filled), "--strict"]
+    done = CliRunner().invoke(cli, args, prog_name="sae-harness")
+    assert done.exit_code == 0, done.output
+    assert filled.read_text() == (ROOT / "docs" / "findings.md").read_text(), "run the command that findings.md names"

@@ -19,8 +19,10 @@ def is_record(data: Mapping[str, Any]) -> bool:
 
 
 def is_manifest(data: Mapping[str, Any]) -> bool:
-    """Whether this is a manifest of stored baselines, which is no record."""
-    return "schema_version" in data and "records" in data and "command" in data and "metrics" not in data
+    """Whether this is what lies beside stored records, a manifest or the reliability of a suite, and is no record."""
+    manifest = "records" in data and "metrics" not in data
+    reliability = "training_seeds" in data and "evaluation_seeds" in data
+    return "schema_version" in data and "command" in data and (manifest or reliability)
 
 
 def harness_evidence(text: str, name: str, file_sha256: str) -> Evidence:
