@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -20,6 +21,7 @@ from ..report.record_tables import controls_table
 from ..report.tables import comparison_table, comparison_to_json_dict
 from ..results.baseline_store import BaselineStore
 from ..results.comparison import compare, protocol_line
+from ..results.frontier import Window
 from ..results.pareto import ParetoComparison, compare_frontiers
 from ..results.record import Record
 from ..results.reliability import labels
@@ -40,14 +42,14 @@ from .progress import BarProgress
 
 @click.command(
     help=(
-        "Compare method CANDIDATE (or CANDIDATE@PRESET) with a baseline at matched L0.\n\n"
-        "The candidate's records come from the cache; what is missing is trained over the suite's L0 grid and seeds "
+        "Compare each method CANDIDATE (or CANDIDATE@PRESET) with a baseline at matched L0.\n\n"
+        "The candidates' records come from the cache; what is missing is trained over the suite's L0 grid and seeds "
         "and evaluated. The baseline's records are the stored ones; where none are stored it is trained as well."
     ),
     short_help="Compare a method with a baseline at matched L0.",
     epilog="Example:  sae-harness compare temporal --baseline topk",
 )
-@click.argument("candidate")
+@click.argument("candidates", metavar="CANDIDATE...", nargs=-1, required=True)
 @click.option("--baseline", "baseline_name", default="topk", show_default=True, help="The method to compare with.")
 @suite_option
 @grid_options
@@ -75,7 +77,7 @@ from .progress import BarProgress
 def command(
     ctx: click.Context,
     app: AppContext,
-    candidate: str,
+    candidates: tuple[str, ...],
     baseline_name: str,
     suite_name: str,
     n_seeds: int | None,
@@ -101,34 +103,58 @@ def command(
     progress = BarProgress(quiet=quiet)
     store = BaselineStore(app.paths.baselines)
     theirs = baseline_records(app, bench, store, baseline_name, progress, asked=more is not None)
-    if from_stored or (_is_imported(store, suite, candidate) and not retrain):
-        ours = _stored(store, suite, candidate)
-    else:
-        method = resolve_method(app.catalogue, candidate, suite_options=suite.options)
-        command_line = f"sae-harness compare {candidate} --baseline {baseline_name} --suite {suite.name}"
-        ours = run(bench, bench.jobs(method), progress=progress, retrain=retrain, command=command_line)
+    told = f"sae-harness compare {' '.join(candidates)} --baseline {baseline_name} --suite {suite.name}"
+    stored = {name for name in candidates if from_stored or (_is_imported(store, suite, name) and not retrain)}
+    groups = {name: _stored(store, suite, name) for name in stored}
+    groups |= _run_all(app, bench, [n for n in candidates if n not in stored], progress, retrain=retrain, told=told)
     progress.close()
-    if not metric_names:
-        metrics = _of_interest(metrics, bench, [*ours, *theirs])
-    known = labels(app.paths.baselines, suite.name, metrics)
-    result = compare(ours, theirs, metrics, at_l0=at_l0, allow_tainted=allow_tainted, labels=known)
-    frontiers = _frontiers(bench, ours, theirs, pareto)
-    if as_json:
-        data = comparison_to_json_dict(result)
-        click.echo(json.dumps(data | ({"pareto": dataclasses.asdict(frontiers)} if frontiers else {}), indent=1))
-    else:
+    verdicts: set[str] = set()
+    found: list[dict[str, Any]] = []
+    for number, ours in enumerate(groups[name] for name in dict.fromkeys(candidates)):
+        shown = metrics if metric_names else _of_interest(metrics, bench, [*ours, *theirs])
+        known = labels(app.paths.baselines, suite.name, shown)
+        result = compare(ours, theirs, shown, at_l0=at_l0, allow_tainted=allow_tainted, labels=known)
+        frontiers = _frontiers(bench, ours, theirs, pareto)
+        verdicts |= set(result.verdicts.values())
+        if as_json:
+            data = comparison_to_json_dict(result)
+            found.append(data | ({"pareto": dataclasses.asdict(frontiers)} if frontiers else {}))
+            continue
         if fmt != "csv":
-            click.echo(protocol_line([*theirs, *ours], suite.claim) + "\n")
-        click.echo(comparison_table(result, fmt, detail=detail, levels=levels))
-        controls = {name: store.load(suite.name, name) for name in suite.controls if name in store.methods(suite.name)}
-        judged = any(m.compared and m.better != "none" for m in metrics)
-        if controls and judged and fmt != "csv" and not result.differences:
-            click.echo("\n" + controls_table(result.window, controls, metrics, fmt))
+            click.echo(("\n" if number else "") + protocol_line([*theirs, *ours], suite.claim) + "\n")
+        table = comparison_table(result, fmt, detail=detail, levels=levels)
+        # One head for all rows of a csv.
+        click.echo(table.partition("\n")[2] if fmt == "csv" and number else table)
+        judged = any(m.compared and m.better != "none" for m in shown)
+        if judged and fmt != "csv" and not result.differences:
+            _echo_controls(store, suite, result.window, shown, fmt)
         if frontiers and fmt != "csv":
             click.echo("\n" + pareto_table(frontiers, fmt))
-    verdicts = set(result.verdicts.values())
+    if as_json:
+        click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=1))
     if fail_on is not None and fail_on.replace("-", " ") in verdicts:
         ctx.exit(1)
+
+
+def _run_all(
+    app: AppContext, bench: Bench, names: Sequence[str], progress: BarProgress, *, retrain: bool, told: str
+) -> dict[str, list[Record]]:
+    """Each method's records; what is missing of all trains from one stream."""
+    jobs = {
+        name: bench.jobs(resolve_method(app.catalogue, name, suite_options=bench.suite.options))
+        for name in dict.fromkeys(names)
+    }
+    flat = [job for own in jobs.values() for job in own]
+    records = iter(run(bench, flat, progress=progress, retrain=retrain, command=told) if flat else [])
+    return {name: [next(records) for _ in own] for name, own in jobs.items()}
+
+
+def _echo_controls(
+    store: BaselineStore, suite: SuiteConfig, window: Window | None, metrics: Sequence[MetricSpec], fmt: str
+) -> None:
+    controls = {name: store.load(suite.name, name) for name in suite.controls if name in store.methods(suite.name)}
+    if controls:
+        click.echo("\n" + controls_table(window, controls, metrics, fmt))
 
 
 def _frontiers(

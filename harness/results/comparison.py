@@ -385,8 +385,15 @@ def _notes(ours: Side, theirs: Side, metrics: Sequence[MetricSpec]) -> list[str]
                 notes.append(f"{side.label}: {spec.name} is missing in {total - n} of {total} records")
     here, there = ours.settings(), theirs.settings()
     changed = [f"{k} {there[k]} vs {here[k]}" for k in sorted(set(here) & set(there)) if here[k] != there[k]]
-    if changed:
-        notes.append(f"shared settings that differ ({theirs.label} vs {ours.label}): {', '.join(changed)}")
+    names = (theirs.records[0].method.name, ours.records[0].method.name)
+    factors = ([f"method {names[0]} vs {names[1]}"] if names[0] != names[1] else []) + changed
+    if len(factors) > 1:
+        notes.append(
+            f"confounded: {len(factors)} factors differ ({', '.join(factors)}), so no difference can be laid to one of "
+            "them: add a run in which one alone changes"
+        )
+    elif changed:
+        notes.append(f"one factor differs: {changed[0]}")
     return notes
 
 

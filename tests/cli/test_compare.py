@@ -215,3 +215,16 @@ def test_several_judged_metrics_are_corrected_and_told(micro):
     assert len(judged) > 1
     assert all(r["p_corrected"] >= r["p_value"] for r in judged)
     assert f"{len(judged)} metrics are judged, decided after Holm's correction" in micro.ok(*AGAINST_RANDOM)
+
+
+def test_several_candidates_get_a_table_each_and_one_csv(project):
+    args = ("compare", "topk", "batchtopk", "--baseline", "random", "--suite", "micro", "--metrics", "fvu", "--quiet")
+    table = project.ok(*args)
+    assert [line.split()[2:7] for line in table.splitlines() if line.startswith("metric")] == [
+        ["random", "(3", "seeds)", "topk", "(3"],
+        ["random", "(3", "seeds)", "batchtopk", "(3"],
+    ]
+    found = project.json(*args)
+    assert [data["candidate"] for data in found] == ["topk", "batchtopk"]
+    rows = project.ok(*args, "--format", "csv").splitlines()
+    assert [row.split(",")[0] for row in rows] == ["candidate", "topk", "batchtopk"]

@@ -272,14 +272,23 @@ def test_a_missed_l0_target_and_a_faulty_preset_are_noted(factory):
 def test_a_shared_setting_that_differs_is_noted(factory):
     base, idea = factory.make_side(value=noisy(0.0)), factory.make_side("idea", noisy(0.0), options={"lr": 3e-3})
     notes = compare(idea, base, [factory.FVU]).notes
-    assert notes == ("shared settings that differ (topk vs idea): lr 0.001 vs 0.003",)
+    (note,) = notes
+    assert note.startswith("confounded: 2 factors differ (method topk vs idea, lr 0.001 vs 0.003)")
+
+
+def test_one_setting_of_one_method_is_no_confounding(factory):
+    base = factory.make_side("idea", noisy(0.0), preset="weak")
+    idea = factory.make_side("idea", noisy(0.0), preset="strong", options={"strength": 0.2})
+    weak = [replace(r, method=replace(r.method, options={**r.method.options, "strength": 0.1})) for r in base]
+    assert compare(idea, weak, [factory.FVU]).notes == ("one factor differs: strength 0.1 vs 0.2",)
 
 
 def test_a_setting_of_the_extended_trainer_is_held_against_the_baselines_own(factory):
     ours = factory.make_side("idea", options={"base.lr": 0.003, "strength": 0.1})
     theirs = factory.make_side("topk", options={"lr": 0.001})
     notes = compare(ours, theirs, [factory.FVU]).notes
-    assert notes == ("shared settings that differ (topk vs idea): lr 0.001 vs 0.003",)
+    (note,) = notes
+    assert note.startswith("confounded: 2 factors differ (method topk vs idea, lr 0.001 vs 0.003)")
 
 
 def test_a_dead_record_stands_on_no_curve(factory):
