@@ -143,11 +143,11 @@ def parse_settings(settings: tuple[str, ...]) -> Mapping[str, Option]:
             raise ConfigError(f"--set {name}: {value!r} cannot be read as a number, true, false or text.") from None
         if not isinstance(read, (bool, int, float, str)):
             raise ConfigError(f"--set {name}: {value!r} is not a number, true, false or text.")
-        parsed[name] = _number(read)
+        parsed[name] = number_in(read)
     return parsed
 
 
-def _number(value: Any) -> Option:
+def number_in(value: Any) -> Option:
     """YAML 1.1 reads `1e-3` as text; users mean the number."""
     if isinstance(value, str):
         try:

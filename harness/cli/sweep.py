@@ -22,7 +22,7 @@ from ..report.record_tables import records_table
 from ..results.comparison import protocol_line
 from ..results.record import Record, write_atomically
 from .context import AppContext, pass_app
-from .options import chosen_metrics, chosen_suite, compute_options, table_options
+from .options import chosen_metrics, chosen_suite, compute_options, number_in, table_options
 from .progress import BarProgress
 
 _KEYS = ("suite", "l0", "seeds", "methods")
@@ -156,7 +156,7 @@ def _variants(file: Path, name: str, grid: Any) -> list[Variant]:
     return [
         Variant(
             method=name if preset in ("", "default") else f"{name}@{preset}",
-            options={str(key): _number(value) for key, value in zip(options, values, strict=True)},
+            options={str(key): number_in(value) for key, value in zip(options, values, strict=True)},
         )
         for preset in presets
         for values in itertools.product(*lists)
@@ -173,16 +173,6 @@ def _check_keys(file: Path, where: str, data: Any, allowed: Sequence[str]) -> No
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _number(value: Any) -> Option:
-    """YAML 1.1 reads `1e-3` as text; users mean the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _suite(app: AppContext, sweep: Sweep) -> SuiteConfig:

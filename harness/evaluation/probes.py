@@ -100,8 +100,8 @@ def _fit(features: Tensor, labels: Tensor, weights: Tensor, c: Tensor) -> Probe:
 def _solve(matrices: Tensor, right: Tensor) -> Tensor:
     """[b, p]: the solutions for positive definite matrices [b, p, p], and right sides [b, p], each checked.
 
-    One matrix at a time: with torch 2.13 and several threads, batched LU (`torch.linalg.solve`) of well-conditioned
-    matrices failed now and then (oneMKL: a wrong parameter of DLASWP), or gave a wrong result without a word.
+    One matrix at a time: with torch 2.13 and two threads, batched LU (`torch.linalg.solve`) of well-conditioned
+    matrices failed now and then (oneMKL: a wrong parameter of DLASWP), and printed that more often than it raised.
     """
     found = torch.empty_like(right)
     for matrix, side, solution in zip(matrices, right, found, strict=True):

@@ -26,7 +26,7 @@ _LOGIT_ELEMENTS = 1 << 26
 """Largest logits tensor of a batch, in numbers (256 MiB in float32)."""
 
 
-class PromptModel(Protocol):
+class TextModel(Protocol):
     """The part of a language model that is used here."""
 
     @property
@@ -54,7 +54,7 @@ class PromptData:
 
     def __init__(
         self,
-        language_model: PromptModel,
+        language_model: TextModel,
         *,
         hookpoint: str,
         identity: Mapping[str, Any],

@@ -7,13 +7,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..activations.ragged import RaggedBatch
 from ..artefacts.cache import Cache
 from ..data.labelled import binary, collection_sha256, load_collection, sample
 from ..data.tables import Table, load_table
@@ -21,7 +20,7 @@ from ..errors import DataError
 from ..interfaces.labelled import LabelledSet, Sample, Sizes
 from ..interfaces.prompts import PromptBatch
 from ..interfaces.texts import TextBatch
-from .prompts import PromptData
+from .prompts import PromptData, TextModel
 
 TEXTS_VERSION = 1
 """Raised by every change here that can move an activation or a sample."""
@@ -36,29 +35,6 @@ _OPENING = (
 )
 """Stands before each text where a suite counts no token at the start of a sequence (`mask_first`): a short text would
 otherwise have no counted token."""
-
-
-class TextModel(Protocol):
-    """The part of a language model that is used here."""
-
-    @property
-    def tokenizer(self) -> Any:
-        """A transformers tokenizer."""
-        ...
-
-    @property
-    def tokenizer_sha256(self) -> str:
-        """Hash of the tokenizer's files."""
-        ...
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids."""
-        ...
-
-    def ragged_batches(self, sequences: Sequence[Tensor], hookpoints: Sequence[str]) -> Iterator[RaggedBatch]:
-        """Activations of token sequences in batches of like lengths."""
-        ...
 
 
 class TextData:

@@ -1,4 +1,4 @@
-"""What the evaluators SCR and TPP share: their options, the pooled activations and the pooled codes of their texts."""
+"""What the evaluators SCR and TPP share: the pooled activations and the pooled codes of their texts."""
 
 from __future__ import annotations
 
@@ -8,34 +8,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from harness import SAE, ConfigError, EvalContext, MetricValue, Option
+from harness import SAE, EvalContext, MetricValue
 from harness.evaluation.concept_ablation import PooledCodes, mean_rows, require_linear
 
 RELIABLE = 2.0
 """Standard errors by which what a task rests on must be above chance on selection texts for the task to count."""
-
-
-def chosen_options(
-    evaluator: str, defaults: Mapping[str, int | str], options: Mapping[str, Option]
-) -> dict[str, int | str]:
-    """The defaults with the options given over them.
-
-    Raises:
-        ConfigError: an option is unknown or of another type than its default.
-    """
-    unknown = sorted(set(options) - set(defaults))
-    if unknown:
-        raise ConfigError(
-            f"Evaluator {evaluator!r} has no option {', '.join(unknown)}: known are {', '.join(defaults)}."
-        )
-    chosen = dict(defaults)
-    for name, value in options.items():
-        if isinstance(value, bool) or not isinstance(value, int | str) or type(value) is not type(defaults[name]):
-            raise ConfigError(
-                f"Evaluator {evaluator!r}: {name} must be of type {type(defaults[name]).__name__}, got {value!r}."
-            )
-        chosen[name] = value
-    return chosen
 
 
 def pooled_activations(context: EvalContext, texts: Sequence[str], max_tokens: int) -> tuple[Tensor, Tensor]:

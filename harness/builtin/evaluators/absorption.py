@@ -46,6 +46,7 @@ from harness.evaluation.absorption_words import (
 )
 
 from .absorption_specs import FLOOR
+from .options import require_known
 
 _DEFAULTS: dict[str, int] = {"words_per_letter": 150, "n_examples": 10}
 
@@ -59,11 +60,7 @@ class AbsorptionEvaluator(Evaluator):
 
     def __init__(self, options: Mapping[str, Option] | None = None) -> None:
         super().__init__(options)
-        unknown = sorted(set(self.options) - set(_DEFAULTS))
-        if unknown:
-            raise ConfigError(
-                f"Evaluator 'absorption' has no option {', '.join(unknown)}: known are {', '.join(_DEFAULTS)}."
-            )
+        require_known("absorption", self.options, _DEFAULTS)
         self._numbers = dict(_DEFAULTS)
         for name, least in (("words_per_letter", 10), ("n_examples", 0)):
             value = self.options.get(name, _DEFAULTS[name])

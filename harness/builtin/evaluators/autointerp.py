@@ -14,6 +14,8 @@ from harness.evaluation.autointerp import Judge, Verdict, cases, collect, corpus
 from harness.evaluation.judge import Budget, cache_root, endpoint_of
 from harness.evaluation.probing import Sizes
 
+from .options import require_known
+
 _DEFAULTS: dict[str, int | float | str] = {
     "judge": "endpoint",
     "url": "",
@@ -110,10 +112,7 @@ def _checked(given: Mapping[str, Option]) -> dict[str, int | float | str]:
     Raises:
         ConfigError: there is no such option, or a value is out of range.
     """
-    if unknown := sorted(set(given) - set(_DEFAULTS)):
-        raise ConfigError(
-            f"Evaluator 'autointerp' has no option {', '.join(unknown)}: known are {', '.join(_DEFAULTS)}."
-        )
+    require_known("autointerp", given, _DEFAULTS)
     chosen = dict(_DEFAULTS)
     for name, value in given.items():
         default = _DEFAULTS[name]

@@ -43,6 +43,8 @@ from harness.evaluation.ravel import (
     known_quiz,
 )
 
+from .options import require_known
+
 KS = (1, 4, 16, 64, 256, 1024)
 _DEFAULTS: dict[str, int | str] = {"table": "cities", "n_entities": 240, "n_validation": 32, "n_test": 96}
 _LEAST_CEILING = 0.1
@@ -189,10 +191,7 @@ def read_options(evaluator: str, given: Mapping[str, Option], defaults: Mapping[
     Raises:
         ConfigError: there is no such option, or a value is of another type or not positive.
     """
-    if unknown := sorted(set(given) - set(defaults)):
-        raise ConfigError(
-            f"Evaluator {evaluator!r} has no option {', '.join(unknown)}: known are {', '.join(defaults)}."
-        )
+    require_known(evaluator, given, defaults)
     for name, value in given.items():
         wanted = type(defaults[name])
         if isinstance(value, bool) or not isinstance(value, wanted) or (wanted is int and int(value) < 1):

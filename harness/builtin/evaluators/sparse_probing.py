@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from harness import SAE, ConfigError, EvalContext, Evaluator, MetricValue, NotEvaluatedError, Option
+from harness import SAE, EvalContext, Evaluator, MetricValue, NotEvaluatedError, Option
 from harness.evaluation.probing import PooledCodes, ProbeResults, Scores, Sizes, Tasks, mean_rows, probe, tasks_of
 
+from .options import chosen_options
 from .probing_specs import KS, PUBLISHED_KS
 
 _DEFAULTS: dict[str, int | str] = {
@@ -37,21 +38,10 @@ class SparseProbingEvaluator(Evaluator):
 
     def __init__(self, options: Mapping[str, Option] | None = None) -> None:
         super().__init__(options)
-        unknown = sorted(set(self.options) - set(_DEFAULTS))
-        if unknown:
-            raise ConfigError(
-                f"Evaluator 'sparse_probing' has no option {', '.join(unknown)}: known are {', '.join(_DEFAULTS)}."
-            )
-        chosen = {**_DEFAULTS, **self.options}
-        for name, default in _DEFAULTS.items():
-            value = chosen[name]
-            if isinstance(value, bool) or not isinstance(value, type(default)):
-                raise ConfigError(
-                    f"Evaluator 'sparse_probing': {name} must be of type {type(default).__name__}, got {value!r}."
-                )
+        chosen = chosen_options("sparse_probing", _DEFAULTS, self.options)
         self._collection = str(chosen["collection"])
         train, validation, test, self._max_tokens, self._last_tokens, self._max_tasks = (
-            int(chosen[name] or 0) for name in list(_DEFAULTS)[1:]
+            int(chosen[name]) for name in list(_DEFAULTS)[1:]
         )
         self._sizes = Sizes(train=train // 2, validation=validation // 2, test=test // 2)
 

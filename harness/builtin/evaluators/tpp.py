@@ -25,13 +25,13 @@ from harness.evaluation.concept_ablation import (
 
 from .ablating import (
     RELIABLE,
-    chosen_options,
     codes_at_zero,
     mean_metric,
     pooled_activations,
     pooled_codes,
     standard_error,
 )
+from .options import chosen_options
 from .scr_tpp_specs import NS
 
 _DEFAULTS: dict[str, int | str] = {

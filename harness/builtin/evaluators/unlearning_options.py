@@ -10,6 +10,8 @@ from harness import ConfigError, EvalContext, Option
 from harness.evaluation.unlearning import Setting, settings_of
 from harness.evaluation.unlearning_draws import Draws, Sizes, draw_from_files, draw_from_table
 
+from .options import chosen_options
+
 _TABLE = "wordnet-questions"
 _DEFAULTS: dict[str, int | str] = {
     "n_forget": 64,
@@ -49,19 +51,8 @@ class UnlearningOptions:
     @staticmethod
     def of(evaluator: str, given: Mapping[str, Option]) -> UnlearningOptions:
         """Raises ConfigError where an option is unknown or makes no sense."""
-        unknown = sorted(set(given) - set(_DEFAULTS))
-        if unknown:
-            raise ConfigError(
-                f"Evaluator {evaluator!r} has no option {', '.join(unknown)}: known are {', '.join(_DEFAULTS)}."
-            )
-        chosen = {**_DEFAULTS, **given}
-        for name, default in _DEFAULTS.items():
-            value = chosen[name]
-            if isinstance(value, bool) or not isinstance(value, type(default)):
-                raise ConfigError(
-                    f"Evaluator {evaluator!r}: {name} must be of type {type(default).__name__}, got {value!r}."
-                )
-        sizes = {name: int(chosen[name] or 0) for name in _SIZES}
+        chosen = chosen_options(evaluator, _DEFAULTS, given)
+        sizes = {name: int(chosen[name]) for name in _SIZES}
         if small := [name for name, size in sizes.items() if size < 1]:
             raise ConfigError(f"Evaluator {evaluator!r}: {', '.join(small)} must be at least 1.")
         try:

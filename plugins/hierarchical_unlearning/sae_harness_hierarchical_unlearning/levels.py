@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +21,18 @@ LIFT = 2.0
 _CHUNK = 4096
 
 
-class Levels:
+class Levels(ABC):
     """Concepts as latents of a second level."""
 
     n_concepts: int
 
+    @abstractmethod
     def concepts(self, codes: RaggedCodes) -> RaggedCodes:
         """Active concepts of the tokens, ascending within a token."""
-        raise NotImplementedError
 
+    @abstractmethod
     def clamp(self, clamp: Clamp, parents: Tensor) -> Intervention:
         """What setting concepts to values does to codes; `parents` [d_sae] int64 or -1."""
-        raise NotImplementedError
 
     def link_strength(self) -> Tensor | None:
         """[n_concepts, d_sae]: how strongly concepts lead one to expect latents, where weights say so."""
