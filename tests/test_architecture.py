@@ -89,6 +89,7 @@ _HARNESS_FOR_PLUGINS = (
     "harness.training.active",
     "harness.training.code_distance",
     "harness.training.kernels",
+    "harness.training.median",
     "harness.training.relative_scale",
     "harness.training.pair_penalties",
     "harness.training.pairs",

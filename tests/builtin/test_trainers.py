@@ -17,13 +17,14 @@ from harness.builtin.saes.relu import ReluSAE
 from harness.builtin.saes.topk import TopKSAE
 from harness.builtin.trainers.april import AprilTrainer
 from harness.builtin.trainers.batchtopk import BatchTopKTrainer
-from harness.builtin.trainers.common import geometric_median, squared_error, start_at_median
+from harness.builtin.trainers.common import squared_error, start_at_median
 from harness.builtin.trainers.gated import GatedTrainer
 from harness.builtin.trainers.jumprelu import JumpReLUTrainer
 from harness.builtin.trainers.matryoshka import MatryoshkaTrainer
 from harness.builtin.trainers.p_anneal import PAnnealTrainer
 from harness.builtin.trainers.relu import ReluTrainer
 from harness.builtin.trainers.topk import TopKTrainer
+from harness.training.median import geometric_median
 
 KINDS = {
     "topk": (TopKTrainer, TopKSAE),

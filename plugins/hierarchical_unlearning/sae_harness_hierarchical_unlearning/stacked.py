@@ -12,6 +12,7 @@ from torch import Tensor
 
 from harness import ActivationBatch, ConfigError, LossTerms, Option, SparseCodes, Trainer, TrainerOptions, TrainState
 from harness.training.kernels import sparse_decode, to_dense, topk_autoencode
+from harness.training.median import geometric_median
 
 _SIZE_RATE = 0.01
 """How fast a latent's usual code follows that of a batch."""
@@ -96,7 +97,7 @@ class StackedTrainer(Trainer):
 
     @torch.no_grad()
     def initialise(self, sae: Any, sample: ActivationBatch, target_l0: int | None, generator: torch.Generator) -> None:
-        sae.b_dec.copy_(_geometric_median(sample.activations))
+        sae.b_dec.copy_(geometric_median(sample.activations))
         sizes, fired = _mean_codes(sae.encode_sparse(sample.activations), sae.config.d_sae)
         usual = float(sizes[fired].mean()) if bool(fired.any()) else 1.0
         sae.code_size.copy_(torch.where(fired, sizes, usual))
@@ -211,16 +212,3 @@ def _active_columns(codes: SparseCodes, n: int) -> Tensor:
     active = torch.zeros(n, dtype=torch.bool, device=codes.values.device)
     active[codes.indices[codes.values > 0]] = True
     return active
-
-
-def _geometric_median(rows: Tensor, *, n_iterations: int = 50, tolerance: float = 1e-6) -> Tensor:
-    """[d]: the point of least mean distance to rows [n, d] (Weiszfeld), where topk's bias starts too."""
-    guess = rows.mean(0)
-    for _ in range(n_iterations):
-        weights = 1 / (rows - guess).norm(dim=1).clamp_min(1e-9)
-        update = (rows * weights[:, None]).sum(0) / weights.sum()
-        moved = (update - guess).norm() / guess.norm().clamp_min(1e-9)
-        guess = update
-        if moved < tolerance:
-            break
-    return guess
