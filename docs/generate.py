@@ -26,7 +26,7 @@ DOCS = Path(__file__).resolve().parent
 BASELINES = DOCS.parent / "baselines"
 WIDTH = 100
 """Columns of the commands' help, whatever the terminal."""
-DOCUMENTED = ("sae-harness", "sae-harness-temporal")
+DOCUMENTED = ("sae-harness", "sae-harness-temporal", "sae-harness-hierarchical-unlearning")
 """Distributions whose metrics are documented: a page must not depend on what else is installed."""
 
 _SOURCE = Path(harness.__file__).parent

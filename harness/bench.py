@@ -379,7 +379,8 @@ class Bench:
 
     def _texts_inputs(self, evaluators: Sequence[Provided[EvaluatorSpec]]) -> dict[str, Any]:
         """Hashes of the collections that evaluators read: a record made without one is made anew once it is there."""
-        names = sorted({name for provided in evaluators for name in provided.spec.texts})
+        specs = [provided.spec for provided in evaluators]
+        names = sorted({name for spec in specs for name in spec.reads(self.evaluator_options(spec.name))})
         return {"texts": {name: collection_sha256(self.collections, name) for name in names}} if names else {}
 
     def find_record(self, job: Job) -> Record | None:

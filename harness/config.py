@@ -179,6 +179,9 @@ class SuiteConfig:
     stream_seed: int = 0
     """Order of the training stream, which all SAEs of the suite share."""
     evaluators: tuple[str, ...] = ("core",)
+    primary: tuple[str, ...] = ()
+    """Metrics that a comparison in this suite is about, whatever the method; each method adds its own aims. They are
+    corrected for chance among themselves, all others among the others."""
     controls: tuple[str, ...] = ("identity", "random", "pca")
     baselines: tuple[str, ...] = ()
     """Methods whose records are stored."""
@@ -258,7 +261,7 @@ class SuiteConfig:
         for key, kind in (("lm", LMConfig), ("text", TextConfig), ("world", WorldConfig)):
             if key in values or (key != "world" and "world" not in values):
                 values[key] = _build(kind, values.get(key), f"{where}: {key}")
-        for key in ("l0_grid", "seeds", "evaluators", "controls", "baselines"):
+        for key in ("l0_grid", "seeds", "evaluators", "primary", "controls", "baselines"):
             if key in values:
                 if not isinstance(values[key], (list, tuple)):
                     raise ConfigError(f"{where}: {key} must be a list, got {values[key]!r}.")

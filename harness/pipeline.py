@@ -74,7 +74,7 @@ def _parts(bench: Bench, jobs: Sequence[Job], progress: Progress) -> list[list[J
     """The jobs that train together: as many as the memory limit allows."""
     if not jobs:
         return []
-    from .training.cohort import footprint, parts
+    from .training.cohort import at_once, footprint, parts
 
     suite, d_in = bench.suite, bench.store("train", progress).d_in
     footprints = []
@@ -82,7 +82,8 @@ def _parts(bench: Bench, jobs: Sequence[Job], progress: Progress) -> list[list[J
         sae = build(job.method, d_in=d_in, d_sae=suite.d_sae, target_l0=job.target_l0)[1]
         passes = 2 if "pairs" in job.method.needs else 1
         footprints.append(footprint(job.label, sae, suite.batch_size, passes=passes))
-    found = parts(footprints, bench.compute.memory_limit())
+    stepping = at_once(suite.batch_size, d_in, suite.d_sae, bench.compute.device)
+    found = parts(footprints, bench.compute.memory_limit(), at_once=stepping)
     if len(found) > 1:
         progress.note(f"{len(jobs)} SAEs train in {len(found)} parts, to stay within the memory limit.")
     return [[jobs[number] for number in part] for part in found]

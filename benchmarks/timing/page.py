@@ -119,10 +119,11 @@ def at_a_glance(data: Mapping[str, Any]) -> Iterator[list[str]]:
             if peer in part["sides"]:
                 ratio = whole_seconds(part["sides"][peer], False) / ours
                 yield ["twelve SAEs from text to checkpoints", name, peer, f"{ratio:.1f} times our time"]
-    for name, part in of_section(data, "core").items():
-        if SAE_BENCH in part["sides"]:
-            times = ratios(part["sides"][SAE_BENCH]["seconds"], part["sides"][OURS]["seconds"])
-            yield ["core of one more SAE", name, SAE_BENCH, f"{Spread.of(times).median:.1f} times our time"]
+    for section, what in (("core", "core of one more SAE"), ("probing", "sparse probing of one more SAE")):
+        for name, part in of_section(data, section).items():
+            if SAE_BENCH in part["sides"]:
+                times = ratios(part["sides"][SAE_BENCH]["seconds"], part["sides"][OURS]["seconds"])
+                yield [what, name, SAE_BENCH, f"{Spread.of(times).median:.1f} times our time"]
     for part in of_section(data, "startup").values():
         for command, side in part["sides"].items():
             if command.startswith("sae-harness"):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from harness.bench import Bench
 from harness.cli.progress import BarProgress
 from harness.compute import Compute
 from harness.config import LMConfig, SuiteConfig, TextConfig
+from harness.data.labelled import LabelledSet, distinct, write_collection
 from harness.data.text_source import package_folder
 from harness.methods import resolve_method
 from harness.plugins import load_catalogue
@@ -47,6 +49,7 @@ def bench_of(job: Job) -> Bench:
         n_tokens=job["n_tokens"],
         batch_size=job["batch"],
         evaluators=tuple(job["evaluators"]),
+        evaluator_options=job.get("evaluator_options", {}),
         controls=(),
     )
     compute = Compute(device=job["device"])
@@ -64,6 +67,8 @@ class EvaluationWork:
     def setup(self, job: Job, channel: Channel) -> None:
         """Train the SAEs, evaluate the first (which makes what all share), and write weights and tokens down."""
         bench, folder, progress = bench_of(job), Path(job["folder"]), BarProgress(quiet=True)
+        for name, file in job.get("collections", {}).items():
+            write_texts_as(bench.collections / name, json.loads(Path(file).read_text()))
         method = resolve_method(bench.catalogue, "topk")
         folders = pipeline.train(bench, bench.jobs(method), progress=progress)
         self._bench = bench
@@ -104,6 +109,19 @@ class EvaluationWork:
                 raise RuntimeError(f"Evaluator {name!r} {outcomes[name].status}: {outcomes[name].reason}")
             metrics.update({metric: float(value.value) for metric, value in outcomes[name].metrics.items()})
         return seconds, metrics
+
+
+def write_texts_as(folder: Path, texts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+    """A collection of one set with a class for each source of passages; `texts`: split -> class -> texts."""
+    classes = sorted(texts["train"])
+    rows = [(text, n) for n, name in enumerate(classes) for part in texts.values() for text in part[name]]
+    kept, labels = distinct([text for text, _ in rows], [label for _, label in rows])
+    folder.mkdir(parents=True, exist_ok=True)
+    source = "passages of the embedded text"
+    labelled = LabelledSet(
+        name="source", texts=kept, labels=labels, classes=tuple(classes), licence="as its notices say", source=source
+    )
+    write_collection(folder, [labelled], {})
 
 
 def make_lm(job: Job, channel: Channel) -> None:

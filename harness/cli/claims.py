@@ -18,7 +18,9 @@ from ..results.claims.comparisons import Terms
 from ..results.claims.library import Library
 from ..results.claims.outcome import GRAVITY, Outcome
 from ..results.claims.runner import Report, check_text
+from ..results.record import write_atomically
 from ..results.reliability import Label, labels
+from ..results.saebench_metrics import specs_of
 from .context import AppContext, pass_app
 
 _WIDTH = 120
@@ -100,8 +102,13 @@ def command(
     tolerances = DEFAULT if tolerance_file is None else load_tolerances(tolerance_file)
     rules = with_plugins((p.spec, p.load(), p.distribution) for p in app.catalogue.audit_rules.values())
     library = Library(paths or (app.paths.baselines,), tolerances, rules)
-    specs = _specs(app)
-    terms = Terms(specs=specs, labels=_labels(app, library, specs))
+    specs = _specs(app, library)
+    terms = Terms(
+        specs=specs,
+        labels=_labels(app, library, specs),
+        primary={name: suite.primary for name, suite in app.registry.suites.items()},
+        aims={name: provided.spec.aims for name, provided in app.catalogue.trainers.items()},
+    )
     latex = file.suffix.lower() in (".tex", ".latex", ".ltx")
     report = check_text(text, library, terms, name=str(file), latex=latex, bindings=claims)
     unfilled = [o for o in report.outcomes if o.status == "unsupported" and o.kind == "fill"]
@@ -136,26 +143,27 @@ def _read(file: Path) -> str:
 
 
 def _write(out: Path, text: str) -> None:
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written: {error.strerror or error}.") from error
+    """Whole or not at all: a text half filled in would be read as checked."""
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder: name a file.")
+    write_atomically(out, text)
 
 
-def _specs(app: AppContext) -> dict[str, MetricSpec]:
+def _specs(app: AppContext, library: Library) -> dict[str, MetricSpec]:
+    """Of the installed evaluators' metrics, and of SAEBench's that the records hold."""
     found: dict[str, MetricSpec] = {}
     for provided in app.catalogue.evaluators.values():
         for metric in provided.spec.metrics:
             found.setdefault(metric.name, metric)
-    return found
+    ours = (evaluation for e in library.evidence if e.kind == "harness" for evaluation in e.evaluations.values())
+    held = {name for evaluation in ours for name in evaluation.metrics}
+    return found | {spec.name: spec for spec in specs_of(sorted(held - found.keys()))}
 
 
-def _labels(app: AppContext, library: Library, specs: dict[str, MetricSpec]) -> dict[str, Label]:
+def _labels(app: AppContext, library: Library, specs: dict[str, MetricSpec]) -> dict[str, dict[str, Label]]:
     """Reliability in the suites of the records."""
-    found: dict[str, Label] = {}
-    for suite in sorted({e.study for e in library.evidence if e.kind == "harness"}):
-        found |= labels(app.paths.baselines, suite, specs.values())
-    return found
+    suites = sorted({e.study for e in library.evidence if e.kind == "harness"})
+    return {suite: dict(labels(app.paths.baselines, suite, specs.values())) for suite in suites}
 
 
 def _told(outcome: Outcome) -> str:

@@ -113,7 +113,8 @@ def command(
     for number, ours in enumerate(groups[name] for name in dict.fromkeys(candidates)):
         shown = metrics if metric_names else _of_interest(metrics, bench, [*ours, *theirs])
         known = labels(app.paths.baselines, suite.name, shown)
-        result = compare(ours, theirs, shown, at_l0=at_l0, allow_tainted=allow_tainted, labels=known)
+        primary = _primary(app, suite, ours)
+        result = compare(ours, theirs, shown, at_l0=at_l0, allow_tainted=allow_tainted, labels=known, primary=primary)
         frontiers = _frontiers(bench, ours, theirs, pareto)
         verdicts |= set(result.verdicts.values())
         if as_json:
@@ -134,6 +135,18 @@ def command(
         click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=1))
     if fail_on is not None and fail_on.replace("-", " ") in verdicts:
         ctx.exit(1)
+
+
+def _primary(app: AppContext, suite: SuiteConfig, ours: Sequence[Record]) -> tuple[str, ...]:
+    """The suite's primary metrics, and those the candidate is meant to move.
+
+    Raises:
+        UnknownNameError: the suite names a metric that no installed evaluator has.
+    """
+    Bench(suite, app.catalogue, app.cache).metrics(suite.primary)
+    name = ours[0].method.name if ours else ""
+    known = app.catalogue.trainers.get(name)
+    return (*suite.primary, *(known.spec.aims if known is not None else ()))
 
 
 def _run_all(

@@ -98,7 +98,7 @@ def _run(sae: SAE, planned: PlannedEvaluator, context: StoreEvalContext) -> Eval
         return EvaluatorOutcome(status="skipped", reason="needs a synthetic world, whose true features are known")
     if "twin" in spec.needs and not context.has_twin:
         return EvaluatorOutcome(status="skipped", reason="needs an SAE of the same method and another seed")
-    if missing := context.missing_texts(spec.texts):
+    if missing := context.missing_texts(spec.reads(planned.options)):
         return EvaluatorOutcome(status="skipped", reason=missing)
     started = time.perf_counter()
     try:

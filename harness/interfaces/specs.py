@@ -142,6 +142,9 @@ class TrainerSpec:
     extends: tuple[str, ...] = ()
     """Trainers this one adds terms to: the option `base` chooses one, the first by default."""
     presets: Mapping[str, Preset] = field(default_factory=dict)
+    aims: tuple[str, ...] = ()
+    """Metrics the idea is meant to move. `compare` counts them, with the suite's, as primary: declared beforehand, and
+    corrected for chance among themselves. Name few; a list made after looking is worth nothing."""
     trained: bool = True
     """False for controls: `initialise` makes the SAE and no step is taken."""
     control: bool = False
@@ -153,6 +156,7 @@ class TrainerSpec:
         _check_target("Trainer", self.name, self.target)
         object.__setattr__(self, "needs", frozenset(self.needs))
         object.__setattr__(self, "presets", MappingProxyType(dict(self.presets)))
+        object.__setattr__(self, "aims", tuple(self.aims))
         unknown = self.needs - _BATCH_NEEDS
         if unknown:
             raise PluginError(f"Trainer {self.name!r} needs {sorted(unknown)}: allowed are {sorted(_BATCH_NEEDS)}.")
@@ -183,7 +187,7 @@ class EvaluatorSpec:
     SAE of the same method, L0 and another seed is looked at too."""
     texts: tuple[str, ...] = ()
     """Collections of labelled texts and tables it reads, by the names that `sae-harness fetch` knows; skipped where
-    one of them is not there."""
+    one of them is not there. Where it is one, the evaluator's option `collection` takes another in its place."""
     planted: str = ""
     """`"package.module:function"`: gives the rows of a table by its name, in the planted world of the conformance kit,
     whose texts are token ids with spaces between. Needed where `texts` names a table."""
@@ -206,6 +210,11 @@ class EvaluatorSpec:
             raise PluginError(
                 f"Evaluator {self.name!r} needs {sorted(unknown)}: allowed are {sorted(_EVALUATOR_NEEDS)}."
             )
+
+    def reads(self, options: Mapping[str, Option]) -> tuple[str, ...]:
+        """The collections and tables it reads under these options."""
+        chosen = options.get("collection")
+        return (str(chosen),) if chosen and len(self.texts) == 1 else self.texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

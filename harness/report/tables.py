@@ -131,7 +131,7 @@ def _comparison_rows(
     ]
     cells = [
         [
-            row.metric,
+            f"{row.metric} *" if row.primary else row.metric,
             "-" if row.better == "none" else row.better,
             _mean(row.baseline_mean, row.baseline_half_width, row.baseline_n, n_theirs),
             _mean(row.candidate_mean, row.candidate_half_width, row.candidate_n, n_ours),
@@ -211,18 +211,30 @@ def _reading(comparison: Comparison) -> list[str]:
         f"difference = {comparison.candidate} - {comparison.baseline} at matched L0 ({where}), {how}; ± and "
         "[ ] are 95 % intervals over training seeds."
     ]
-    judged = sum(r.p_corrected is not None for r in rows)
-    if judged > 1:
-        notes.append(
-            f"{judged} metrics are judged, decided after Holm's correction over them: chance decides any of them with "
-            "5 % at most. The intervals shown are uncorrected."
-        )
+    notes += _families(rows)
     warned = sorted({r.reliability for r in rows} & {"misleading", "blind", "noisy"})
     notes += [f"reliability {label}: {MEANING[label]}." for label in warned]
     constant = [r.metric for r in rows if r.constant and r.verdict in ("better", "worse")]
     if constant:
         notes.append(f"no variation between seeds, so an interval of width 0: {', '.join(constant)}.")
     return notes
+
+
+def _families(rows: Sequence[ComparisonRow]) -> list[str]:
+    """What the verdicts were corrected over."""
+    judged = {
+        primary: sum(r.p_corrected is not None and r.primary is primary for r in rows) for primary in (True, False)
+    }
+    sure = "chance decides any of them with 5 % at most. The intervals shown are uncorrected."
+    if not any(r.primary for r in rows):
+        if judged[False] < 2:
+            return []
+        return [f"{judged[False]} metrics are judged, decided after Holm's correction over them: {sure}"]
+    return [
+        f"* primary: declared beforehand, by the suite or as an aim of the method. The {judged[True]} of them that are "
+        f"judged are decided after Holm's correction over them, the {judged[False]} others after the correction over "
+        f"those: of each group, {sure}"
+    ]
 
 
 def _comparison_csv(comparison: Comparison, rows: Sequence[ComparisonRow]) -> str:

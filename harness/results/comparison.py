@@ -2,13 +2,14 @@
 
 For each metric and seed the values lie on a curve over measured L0. Both sides are read off the same stretch of
 L0 (`frontier.py`) and the difference is judged against the noise between seeds (`statistics.py`), after Holm's
-correction over the metrics of one table (`multiple.py`). What cannot be compared gets no number but a reason.
+correction (`multiple.py`): over the primary metrics, which were declared beforehand, and apart from them over all
+others. What cannot be compared gets no number but a reason.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -63,6 +64,8 @@ class ComparisonRow:
     metric: str
     better: Better
     verdict: Verdict
+    primary: bool = False
+    """Declared beforehand as what the comparison is about: corrected among these alone."""
     reason: str = ""
     """Why there is no verdict, or why it is not what the row's own interval says; empty where it is."""
     baseline_mean: float | None = None
@@ -92,7 +95,8 @@ class ComparisonRow:
     p_value: float | None = None
     """Of no difference, two-sided, uncorrected; None where the row has no interval or is not judged."""
     p_corrected: float | None = None
-    """The same after Holm's correction over the judged rows: the verdict rests on this one."""
+    """The same after Holm's correction over the judged rows of its family (primary or not): the verdict rests on this
+    one."""
     baseline_evaluation_noise: float | None = None
     """Standard error of the baseline's mean over held-out documents, at most; in no interval."""
     candidate_evaluation_noise: float | None = None
@@ -144,11 +148,13 @@ def compare(
     at_l0: float | None = None,
     allow_tainted: bool = False,
     labels: Mapping[str, Label] | None = None,
+    primary: Collection[str] = (),
 ) -> Comparison:
     """Hold a candidate's records against a baseline's, metric by metric, at matched L0.
 
     By default each value is the mean over log L0 across the stretch both sides cover; `at_l0` takes it at one L0.
     `labels`: the metrics' reliability in this suite; a misleading one gets no verdict.
+    `primary`: the metrics that were declared beforehand. They stand first, and are corrected among themselves.
 
     Raises:
         RecordError: a side is empty, mixed, has duplicates, or is tainted and `allow_tainted` is not given.
@@ -161,8 +167,8 @@ def compare(
         reason = "; ".join(d.describe() for d in differences)
         rows = tuple(_incomparable(spec, reason) for spec in metrics)
     else:
-        rows = _corrected(_labelled(_row(spec, ours, theirs, at_l0), labels or {}) for spec in metrics)
-        levels = _by_level(metrics, ours, theirs, labels or {})
+        rows = _table((_row(spec, ours, theirs, at_l0) for spec in metrics), labels or {}, primary)
+        levels = _by_level(metrics, ours, theirs, labels or {}, primary)
     return Comparison(
         candidate=ours.label,
         baseline=theirs.label,
@@ -209,6 +215,14 @@ def protocol_line(records: Sequence[Record], suite_claim: str = "") -> str:
     return " · ".join([*parts, suite_claim] if suite_claim else parts)
 
 
+def _table(
+    rows: Iterable[ComparisonRow], labels: Mapping[str, Label], primary: Collection[str]
+) -> tuple[ComparisonRow, ...]:
+    """One table's rows: labelled, decided, L0 first and then the primary metrics."""
+    found = _corrected(replace(_labelled(row, labels), primary=row.metric in primary) for row in rows)
+    return tuple(sorted(found, key=lambda row: (row.metric != L0, not row.primary)))
+
+
 def _labelled(row: ComparisonRow, labels: Mapping[str, Label]) -> ComparisonRow:
     """The row with its metric's reliability; without a verdict where that is misleading."""
     label = labels.get(row.metric, "")
@@ -218,14 +232,20 @@ def _labelled(row: ComparisonRow, labels: Mapping[str, Label]) -> ComparisonRow:
 
 
 def _corrected(rows: Iterable[ComparisonRow]) -> tuple[ComparisonRow, ...]:
-    """The rows of one table, decided after Holm's correction over those that are judged."""
+    """The rows of one table, decided after Holm's correction over those of the same family that are judged."""
     found = list(rows)
-    judged = [i for i, row in enumerate(found) if row.verdict in JUDGED and row.p_value is not None]
-    for i, p in zip(judged, holm([found[i].p_value or 0.0 for i in judged]), strict=True):
-        found[i] = replace(found[i], p_corrected=p)
-        if found[i].verdict != "within noise" and p >= 1.0 - CONFIDENCE:
-            reason = f"not after Holm's correction over {len(judged)} metrics"
-            found[i] = replace(found[i], verdict="within noise", reason=reason)
+    for primary in (True, False):
+        judged = [
+            i
+            for i, row in enumerate(found)
+            if row.primary is primary and row.verdict in JUDGED and row.p_value is not None
+        ]
+        among = f"{len(judged)} {'primary ' if primary else ''}metrics"
+        for i, p in zip(judged, holm([found[i].p_value or 0.0 for i in judged]), strict=True):
+            found[i] = replace(found[i], p_corrected=p)
+            if found[i].verdict != "within noise" and p >= 1.0 - CONFIDENCE:
+                reason = f"not after Holm's correction over {among}"
+                found[i] = replace(found[i], verdict="within noise", reason=reason)
     return tuple(replace(row, p_value=None) if row.p_corrected is None else row for row in found)
 
 
@@ -357,7 +377,7 @@ def _span(curves: Mapping[int, Frontier]) -> str:
 
 
 def _by_level(
-    metrics: Sequence[MetricSpec], ours: Side, theirs: Side, labels: Mapping[str, Label]
+    metrics: Sequence[MetricSpec], ours: Side, theirs: Side, labels: Mapping[str, Label], primary: Collection[str]
 ) -> tuple[LevelRows, ...]:
     here, there = ours.curves(L0), theirs.curves(L0)
     if not here or not there:
@@ -371,8 +391,8 @@ def _by_level(
     found: list[LevelRows] = []
     for l0 in sorted(math.exp(math.fsum(logs) / len(logs)) for logs in levels.values()):
         if not isinstance(_match(here, there, l0), str):
-            rows = _corrected(_labelled(_row(spec, ours, theirs, l0), labels) for spec in compared)
-            found.append(LevelRows(l0=l0, rows=rows))
+            rows = (_row(spec, ours, theirs, l0) for spec in compared)
+            found.append(LevelRows(l0=l0, rows=_table(rows, labels, primary)))
     return tuple(found)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,9 +19,13 @@ from ..interfaces.sae import SAE, RaggedCodes, SparseCodes
 from ..interfaces.trainer import LossTerms, Trainer, TrainState
 from .allocator import large_blocks_kept
 from .checkpoint import load_state, save_state
+from .cohort import one_thread
 from .optimiser import FusedAdam
 from .schedules import learning_rate_factor
+from .side_by_side import one_thread_each
 from .sparsity import SparsityController
+
+R = TypeVar("R")
 
 SAMPLE_TOKENS = 8192
 """Tokens a trainer sees in `initialise`."""
@@ -107,6 +112,12 @@ class _Slot:
         self.log: list[dict[str, float]] = []
         self.wall_seconds = 0.0
 
+    @property
+    def beside_others(self) -> bool:
+        """Whether its steps run on one thread each, beside those of the other SAEs, which are as large."""
+        config = self.job.sae.config
+        return self.device.type == "cpu" and one_thread(self.batch_size, config.d_in, config.d_sae)
+
     def initialise(self, sample: ActivationBatch) -> None:
         """Fill the weights from the seed and the sample."""
         job = self.job
@@ -146,7 +157,7 @@ class _Slot:
         terms.total.backward()
         factor = self._apply_gradient(optimiser, step)
         job.trainer.after_step(job.sae, state)
-        optimiser.zero_grad()  # now, not at the next step: of a whole cohort only one SAE holds gradients
+        optimiser.zero_grad()  # now, not at the next step: of a whole cohort only those that step hold gradients
         l0 = self._count(terms.codes, len(batch))
         if self.controller:
             self.controller.update(l0)
@@ -288,8 +299,8 @@ def fit(
     fresh = slots if saved is None else [slot for slot in slots if not slot.job.trained]
     if fresh:
         sample = _sample(stream, batch_size)
-        for slot in fresh:
-            slot.initialise(sample)
+        for _ in _each(fresh, lambda slot: slot.initialise(sample)):
+            pass
     with large_blocks_kept():
         _train(trained, stream, start, n_steps, resume_folder, save_every_s, progress)
     return [slot.result() for slot in slots]
@@ -308,14 +319,19 @@ def _train(
     last_save = time.monotonic()
     for step in range(start, n_steps if slots else 0):
         batch = stream.batch(step)
-        for slot in slots:
-            report = slot.step(batch, step)
+        for report in _each(slots, partial(_Slot.step, batch=batch, step=step)):
             if progress is not None:
                 progress(report)
         due = time.monotonic() - last_save >= save_every_s
         if resume_folder is not None and due and step + 1 < n_steps:
             save_state(resume_folder, step + 1, {"slots": [slot.state_dict() for slot in slots]})
             last_save = time.monotonic()
+
+
+def _each(slots: Sequence[_Slot], work: Callable[[_Slot], R]) -> Iterable[R]:
+    """What `work` gives for each SAE: small ones side by side, others one after the other."""
+    beside = bool(slots) and slots[0].beside_others
+    return one_thread_each(work, slots) if beside else map(work, slots)
 
 
 def _sample(stream: Stream, batch_size: int) -> ActivationBatch:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
 from threading import Barrier
@@ -35,6 +35,20 @@ def side_by_side(work: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
     parts = [pieces[start:stop] for start, stop in pairwise(bounds)]
     running = [pool.submit(_each, work, part) for part in parts]
     return [result for part in running for result in part.result()]
+
+
+def one_thread_each(work: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
+    """The results of `work` on each piece in order, every piece on one thread, also where there is only one piece:
+    what a piece gives does not depend on how many there are, nor on how many threads torch has.
+
+    What `work` raises is raised here, once all pieces have ended.
+    """
+    n_threads = torch.get_num_threads()
+    if n_threads == 1:
+        return [work(piece) for piece in pieces]
+    running = [_pool(n_threads, os.getpid()).submit(work, piece) for piece in pieces]
+    wait(running)
+    return [done.result() for done in running]
 
 
 def _each(work: Callable[[T], R], pieces: Sequence[T]) -> list[R]:

@@ -217,6 +217,13 @@ def test_several_judged_metrics_are_corrected_and_told(micro):
     assert f"{len(judged)} metrics are judged, decided after Holm's correction" in micro.ok(*AGAINST_RANDOM)
 
 
+def test_the_suites_primary_metrics_stand_first(project):
+    project.edit_registry("    l0_grid: [2, 4, 8]\n", "    l0_grid: [2, 4, 8]\n    primary: [cosine]\n")
+    rows = project.json(*AGAINST_RANDOM)["rows"]
+    assert [r["metric"] for r in rows if r["primary"]] == ["cosine"]
+    assert [r["metric"] for r in rows[:2]] == ["l0", "cosine"]
+
+
 def test_several_candidates_get_a_table_each_and_one_csv(project):
     args = ("compare", "topk", "batchtopk", "--baseline", "random", "--suite", "micro", "--metrics", "fvu", "--quiet")
     table = project.ok(*args)

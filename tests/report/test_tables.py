@@ -178,6 +178,13 @@ def test_the_correction_is_told_and_a_row_it_takes_the_verdict_from_says_why(man
     assert ("[1] not after Holm's correction over 6 metrics" in text) == bool(reasons)
 
 
+def test_primary_metrics_are_marked_and_the_note_tells_both_groups(many):
+    rows = tuple(replace(row, primary=row.metric == "fvu") for row in many.rows)
+    text = " ".join(comparison_table(replace(many, rows=rows)).split())
+    assert "fvu *" in text
+    assert "The 1 of them that are judged are decided after Holm's correction over them, the 5 others" in text
+
+
 def test_one_judged_metric_needs_no_correction_and_no_note(comparison):
     assert "Holm" not in comparison_table(comparison)
 

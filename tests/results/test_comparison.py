@@ -367,6 +367,32 @@ def test_a_clear_effect_survives_the_correction(factory):
     assert {r.verdict for level in found.by_level for r in level.rows[:1]} == {"worse"}
 
 
+def test_primary_metrics_stand_first_and_are_corrected_among_themselves(factory):
+    (idea, base), metrics = planted(factory, [EFFECT, *[0.0] * 8])
+    together = {r.metric: r for r in compare(idea, base, metrics).rows}
+    last = [*metrics[1:], metrics[0]]
+    found = compare(idea, base, last, primary=("metric_0", "metric_4", "of another suite"))
+    assert [r.metric for r in found.rows[:2]] == ["metric_4", "metric_0"]
+    assert [r.primary for r in found.rows] == [True] * 2 + [False] * 7
+    effect, before = found.rows[1], together["metric_0"]
+    assert effect.p_value == before.p_value
+    assert effect.p_corrected == pytest.approx(2 * effect.p_value)
+    assert (effect.verdict, before.verdict) == ("worse", "within noise")
+    others = [r for r in found.rows if not r.primary]
+    assert min(r.p_value for r in others) * 7 == pytest.approx(min(r.p_corrected for r in others))
+    assert {tuple(r.metric for r in level.rows[:2]) for level in found.by_level} == {("metric_4", "metric_0")}
+
+
+def test_of_equal_methods_a_primary_metric_is_decided_in_5_percent_of_tables_at_most(factory):
+    n = 200
+    decided = 0
+    for number in range(n):
+        (idea, base), metrics = planted(factory, [0.0] * 6, salt=f"equal {number}")
+        rows = compare(idea, base, metrics, primary=("metric_0", "metric_1", "metric_2")).rows
+        decided += any(r.verdict in ("better", "worse") for r in rows if r.primary)
+    assert decided / n <= 0.05 + 2 * (0.05 * 0.95 / n) ** 0.5  # two standard errors of the share
+
+
 def test_rows_that_are_not_judged_do_not_count_in_the_correction(factory):
     (idea, base), metrics = planted(factory, [EFFECT, *[0.0] * 8])
     silent = [metrics[0], *(replace(m, compared=False) for m in metrics[1:4])]

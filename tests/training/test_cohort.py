@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from harness.builtin.saes.relu import ReluSAE
 from harness.errors import ConfigError
 from harness.interfaces.sae import SAEConfig
-from harness.training.cohort import Footprint, footprint, parts
+from harness.training.cohort import Footprint, at_once, footprint, parts
 
 
 def sizes(*held: int, step: int = 10) -> list[Footprint]:
@@ -34,6 +35,21 @@ def test_the_largest_step_of_a_part_counts():
     mixed = [*sizes(30, step=10), *sizes(30, step=50)]
     assert parts(mixed, limit=110) == [[0, 1]]
     assert parts(mixed, limit=109) == [[0], [1]]
+
+
+def test_saes_that_step_at_the_same_time_need_room_for_each_step():
+    mixed = [*sizes(30, step=10), *sizes(30, step=50), *sizes(30, step=20)]
+    assert parts(mixed, limit=160, at_once=2) == [[0, 1, 2]]
+    assert parts(mixed, limit=159, at_once=2) == [[0, 1], [2]]
+    assert parts(mixed, limit=170, at_once=8) == [[0, 1, 2]]
+    assert parts(mixed, limit=169, at_once=8) == [[0, 1], [2]]
+
+
+def test_small_saes_step_at_once_and_large_ones_take_all_threads(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    assert at_once(1024, 192, 1536, "cpu") == 6
+    assert at_once(2048, 768, 12288, "cpu") == 1
+    assert at_once(1024, 192, 1536, "cuda:0") == 1
 
 
 def test_an_sae_that_does_not_fit_alone_is_told_with_both_sizes():

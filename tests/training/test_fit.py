@@ -55,6 +55,36 @@ def test_a_cohort_member_equals_the_same_sae_trained_alone(stream, make_job):
     assert len({sae_id(r.sae) for r in cohort}) == 4
 
 
+class KeptStream:
+    """The first batches of a stream, made once."""
+
+    def __init__(self, stream, n_batches):
+        self.batches = [stream.batch(i) for i in range(n_batches)]
+
+    def batch(self, index):
+        return self.batches[index]
+
+
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_sae_steps_side_by_side_end_as_on_one_thread(n_threads, stream, make_job):
+    jobs = [("topk", 0), ("relu", 0), ("jumprelu", 0), ("topk", 1), ("jumprelu", 1)]
+    before = torch.get_num_threads()
+    ids, order = [], []
+    kept = KeptStream(stream, 40)  # made on one thread count: its own sums depend on it
+    try:
+        for threads in (1, n_threads):
+            torch.set_num_threads(threads)
+            made = [make_job(kind, seed) for kind, seed in jobs]
+            results = fit(made, kept, n_steps=20, progress=lambda report: order.append(report.label), **SETTINGS)
+            ids.append([sae_id(result.sae) for result in results])
+        (alone,) = fit([make_job("jumprelu", 1)], kept, n_steps=20, **SETTINGS)
+    finally:
+        torch.set_num_threads(before)
+    assert ids[0] == ids[1]
+    assert sae_id(alone.sae) == ids[0][-1]
+    assert order[: len(order) // 2] == order[len(order) // 2 :]
+
+
 def test_decoder_rows_keep_norm_one(stream, make_job):
     (result,) = fit([make_job("topk")], stream, n_steps=20, **SETTINGS)
     torch.testing.assert_close(result.sae.W_dec.norm(dim=1), torch.ones(64), rtol=1e-5, atol=1e-5)

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from harness.training.side_by_side import side_by_side
+from harness.training.side_by_side import one_thread_each, side_by_side
 from harness.training.sparse_ops import top_k
 
 
@@ -35,6 +35,31 @@ def test_each_thread_computes_alone_and_without_gradient(threads):
         assert len({name for name, _, _ in found}) <= threads
     assert torch.get_num_threads() == threads
     assert torch.is_grad_enabled()
+
+
+def test_a_single_piece_too_gets_one_thread_and_may_take_gradients(threads):
+    def state(_):
+        return torch.get_num_threads(), torch.is_grad_enabled()
+
+    assert one_thread_each(state, [0]) == [(1, True)]
+    assert one_thread_each(state, list(range(5))) == [(1, True)] * 5
+    assert one_thread_each(lambda n: n * n, list(range(9))) == [n * n for n in range(9)]
+    assert torch.get_num_threads() == threads
+
+
+def test_all_pieces_end_before_an_error_reaches_the_caller(threads):
+    if threads == 1:
+        pytest.skip("one thread stops at the error")
+    ended = []
+
+    def work(n):
+        if n == 0:
+            raise ZeroDivisionError
+        ended.append(n)
+
+    with pytest.raises(ZeroDivisionError):
+        one_thread_each(work, [0, 1, 2, 3])
+    assert sorted(ended) == [1, 2, 3]
 
 
 def test_an_error_reaches_the_caller(threads):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ...errors import RecordError
 from ...interfaces.specs import Better, MetricSpec
@@ -25,8 +25,12 @@ class Terms:
 
     specs: Mapping[str, MetricSpec]
     """Of all installed evaluators."""
-    labels: Mapping[str, Label]
-    """Reliability of metrics, where it was measured."""
+    labels: Mapping[str, Mapping[str, Label]]
+    """Suite -> metric -> reliability, where it was measured."""
+    primary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Suite -> its primary metrics."""
+    aims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Method -> the metrics it is meant to move."""
 
 
 def check_comparison(library: Library, claim: Compare, terms: Terms) -> tuple[Ruling, int, Better]:
@@ -116,7 +120,10 @@ def _row(
         return Ruling(status="unsupported", reason=f"no installed evaluator says what {metric} is")
     specs = [replace(s, compared=True) if n == metric else s for n, s in terms.specs.items() if n in held]
     try:
-        found = compare(ours, theirs, specs, at_l0=claim.at_l0, labels=terms.labels)
+        suite = ours[0].protocol.suite
+        primary = (*terms.primary.get(suite, ()), *terms.aims.get(ours[0].method.name, ()))
+        labels = terms.labels.get(suite, {})
+        found = compare(ours, theirs, specs, at_l0=claim.at_l0, labels=labels, primary=primary)
     except RecordError as error:
         return Ruling(status="unsupported", reason=" ".join(str(error).split()))
     return next(row for row in found.rows if row.metric == metric)

@@ -10,6 +10,7 @@ from .metrics import TRUE_SIDE_EFFECTS
 
 _HOME = "sae_harness_hierarchical_unlearning"
 _GAO = "Gao et al. 2024, arXiv:2406.04093"
+_AIMS = ("true_frontier", "unlearning_text_frontier")
 
 
 @hookimpl
@@ -31,6 +32,7 @@ def register_trainers() -> Iterable[TrainerSpec]:
         sae="stacked_topk",
         sparsity="k",
         summary="topk, with concepts above its latents that must say which latents fire.",
+        aims=_AIMS,
         presets={
             "default": Preset(summary="The defaults by name."),
             "detached": Preset(
@@ -61,6 +63,7 @@ def register_trainers() -> Iterable[TrainerSpec]:
         extends=("topk", "batchtopk", "relu", "jumprelu"),
         sparsity="base",
         summary="A base SAE whose first latents, the concepts, must reconstruct by themselves.",
+        aims=_AIMS,
         reference="after Bussmann et al. 2025, arXiv:2503.17547",
         presets={
             "default": Preset(summary="The defaults by name."),

@@ -46,6 +46,7 @@ def register_trainers() -> Iterable[TrainerSpec]:
         extends=("topk", "relu", "jumprelu", "batchtopk", "matryoshka", "gated", "april"),
         sparsity="base",
         summary="A base SAE whose decoder rows are drawn apart, each pair weighed by how often it fires together.",
+        aims=("mcc", "uniqueness", "splitting"),
         presets={
             "default": Preset(summary="The defaults by name."),
             "random_pairs": Preset(
@@ -76,6 +77,11 @@ def register_analyses() -> Iterable[AnalysisSpec]:
         name="competition_cosine",
         target=f"{home}.relations:CompetitionCosine",
         summary="Competition against the cosine of decoder rows, for the SAE and for its initialisation.",
+    )
+    yield AnalysisSpec(
+        name="competition_change",
+        target=f"{home}.change:CompetitionChangeAnalysis",
+        summary="Whether latents compete less than a --reference SAE's, or only their rows turned apart.",
     )
     yield AnalysisSpec(
         name="threshold_effect",

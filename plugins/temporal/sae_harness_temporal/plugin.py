@@ -10,6 +10,8 @@ from .presets import CONTIGUOUS_PRESETS, PRESETS
 
 BASES = ("topk", "relu", "jumprelu", "batchtopk", "matryoshka")
 
+_AIMS = ("temporal_gain", "temporal_fidelity")
+
 _PAIRS = (
     "over pairs of neighbouring counted tokens (t-1, t) of one held-out sequence in which f_t is not empty; "
     "|.|_1 is the sum of absolute values, a latent is active where it is not 0"
@@ -71,6 +73,7 @@ def register_trainers() -> Iterable[TrainerSpec]:
         sparsity="base",
         summary="A base SAE whose latents are drawn to agree on neighbouring tokens of one document.",
         presets=PRESETS,
+        aims=_AIMS,
     )
     yield TrainerSpec(
         name="temporal_contiguous",
@@ -80,6 +83,7 @@ def register_trainers() -> Iterable[TrainerSpec]:
         sparsity="base",
         summary="temporal on rows in document order: one encoder pass, any lag, random earlier tokens.",
         presets=CONTIGUOUS_PRESETS,
+        aims=_AIMS,
     )
 
 
@@ -110,7 +114,7 @@ def register_analyses() -> Iterable[AnalysisSpec]:
     yield AnalysisSpec(
         name="sparsity_analysis",
         target=f"{home}.positions:SparsityAnalysis",
-        summary="L0 and dead latents over training, L0 by position, firing rates.",
+        summary="L0 and dead latents over training, L0 by position then and at its end, firing rates.",
     )
     yield AnalysisSpec(
         name="strength_traces",

@@ -61,6 +61,7 @@ def register_trainers() -> Iterable[TrainerSpec]:
         extends=("topk", "relu", "jumprelu", "batchtopk", "matryoshka", "gated", "april"),
         sparsity="base",
         summary="A base SAE whose decoder rows are drawn apart for the pairs of latents that go together most.",
+        aims=("mcc", "uniqueness", "splitting"),
         presets={
             "default": Preset(summary="The defaults by name."),
             "random_pairs": Preset(
