@@ -111,7 +111,7 @@ def command(
     verdicts: set[str] = set()
     found: list[dict[str, Any]] = []
     for number, ours in enumerate(groups[name] for name in dict.fromkeys(candidates)):
-        shown = metrics if metric_names else _of_interest(metrics, bench, [*ours, *theirs])
+        shown = metrics if metric_names else _of_interest(metrics, bench, ours, theirs)
         known = labels(app.paths.baselines, suite.name, shown)
         primary = _primary(app, suite, ours)
         result = compare(ours, theirs, shown, at_l0=at_l0, allow_tainted=allow_tainted, labels=known, primary=primary)
@@ -220,14 +220,18 @@ def baseline_records(
     return run(bench, jobs, progress=progress, command=f"sae-harness run {name} --suite {suite.name}")
 
 
-def _of_interest(metrics: Sequence[MetricSpec], bench: Bench, records: Sequence[Record]) -> list[MetricSpec]:
-    """The metrics that a side has or the suite asks for: other evaluators' would be rows of "not measured"."""
-    measured = {name for record in records for name in record.metrics}
+def _of_interest(
+    metrics: Sequence[MetricSpec], bench: Bench, ours: Sequence[Record], theirs: Sequence[Record]
+) -> list[MetricSpec]:
+    """The metrics that the candidate has or the suite asks for: others would be rows of "not measured". Of imported
+    records, whose evaluations cannot be made up for, all that either side has."""
+    imported = all(record.provenance.source for record in (*ours, *theirs))
+    measured = {name for record in ((*ours, *theirs) if imported else ours) for name in record.metrics}
     evaluators = [bench.catalogue.evaluators[n] for n in bench.suite.evaluators if n in bench.catalogue.evaluators]
     asked = {metric.name for provided in evaluators for metric in provided.spec.metrics}
     known = {metric.name for metric in metrics}
     found = [metric for metric in metrics if metric.name in measured | asked]
     # Imported records hold metrics that no evaluator here gives; where all are imported, no other is of interest.
-    if records and all(record.provenance.source for record in records):
+    if imported:
         found = [metric for metric in found if metric.name in measured]
     return [*found, *specs_of(sorted(measured - known))]

@@ -217,6 +217,18 @@ def test_several_judged_metrics_are_corrected_and_told(micro):
     assert f"{len(judged)} metrics are judged, decided after Holm's correction" in micro.ok(*AGAINST_RANDOM)
 
 
+def test_what_the_baseline_alone_was_measured_by_is_no_row(project):
+    more = project.json("run", "random", "--suite", "micro", "--evaluators", "geometry", "--quiet")
+    (project.root / "more.json").write_text(json.dumps(more))
+    project.ok("baselines", "add", str(project.root / "more.json"), "--suite", "micro", "--replace")
+    rows = project.json(*AGAINST_RANDOM)["rows"]
+    assert "composition" not in {r["metric"] for r in rows}
+    back = project.json("compare", "random", "--baseline", "topk", "--suite", "micro", "--from-stored", "--quiet")[
+        "rows"
+    ]
+    assert [r["reason"] for r in back if r["metric"] == "composition"] == ["not in the baseline"]
+
+
 def test_the_suites_primary_metrics_stand_first(project):
     project.edit_registry("    l0_grid: [2, 4, 8]\n", "    l0_grid: [2, 4, 8]\n    primary: [cosine]\n")
     rows = project.json(*AGAINST_RANDOM)["rows"]
