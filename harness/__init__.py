@@ -33,6 +33,7 @@ _HOME = {
     "Histogram": "interfaces.analysis",
     "Line": "interfaces.analysis",
     "Panel": "interfaces.analysis",
+    "Reference": "interfaces.analysis",
     "Scatter": "interfaces.analysis",
     "Table": "interfaces.analysis",
     "TrainingLog": "interfaces.analysis",
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from .interfaces.analysis import Histogram as Histogram
     from .interfaces.analysis import Line as Line
     from .interfaces.analysis import Panel as Panel
+    from .interfaces.analysis import Reference as Reference
     from .interfaces.analysis import Scatter as Scatter
     from .interfaces.analysis import Table as Table
     from .interfaces.analysis import TrainingLog as TrainingLog

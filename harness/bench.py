@@ -365,7 +365,7 @@ class Bench:
         """Which judge answers, where one is asked and the suite's options leave it to the environment."""
         if not any(p.spec.name == "autointerp" for p in self.evaluators(method)):
             return {}
-        return {"judge": [os.environ.get(f"SAE_HARNESS_JUDGE_{name}", "") for name in ("URL", "MODEL")]}
+        return {"judge": [os.environ.get(f"SAE_HARNESS_JUDGE_{name}", "") for name in ("URL", "MODEL", "LOCAL")]}
 
     def _evaluator_options_inputs(self, method: Method) -> dict[str, Any]:
         found = {p.spec.name: dict(self.evaluator_options(p.spec.name)) for p in self.evaluators(method)}

@@ -158,6 +158,7 @@ def _keep_sae(
 
     result.sae.fold_input_scale(scale)
     description = {
+        "seed": job.seed,
         "options": effective_options(fit_job.trainer, result.sae),
         "steps": result.steps,
         "tokens": result.tokens,
@@ -278,7 +279,7 @@ def measure(
     planned = [PlannedEvaluator(p.spec, p.load, bench.evaluator_options(p.spec.name)) for p in evaluators]  # type: ignore[arg-type]
     outcomes = dict(evaluate_sae(sae, planned, context, report=progress.note).outcomes)
     for name in bench.suite.evaluators:
-        if name not in outcomes:
+        if name not in outcomes and name not in bench.catalogue.evaluators:
             outcomes[name] = EvaluatorOutcome(status="skipped", reason="evaluator not installed")
     return outcomes
 
@@ -325,7 +326,7 @@ def _record(
         training=TrainingEntry(
             seed=job.seed,
             target_l0=job.target_l0,
-            **{k: v for k, v in facts.items() if k not in ("options", "log")},
+            **{k: v for k, v in facts.items() if k not in ("seed", "options", "log")},
         ),
         metrics=metrics,
         evaluations={

@@ -57,8 +57,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compute": _COMPUTE,
     "bench": _BENCH,
     "pipeline": _PIPELINE,
-    # The kit drives the rooms below the pipeline; it knows no built-in and no command.
-    "testing": {"testing", *_TRAINING, *_EVALUATION, *_METHODS},
+    # The kit drives the rooms below the pipeline and draws figures; it knows no built-in and no command.
+    "testing": {"testing", "report.figures", *_TRAINING, *_EVALUATION, *_METHODS},
     # `check` and `plugins new` are the commands that need the kit.
     "cli": {"cli", "compute", "report", "testing.checks", "testing.scaffold", *_PIPELINE},
 }
@@ -80,7 +80,9 @@ _HARNESS_FOR_PLUGINS = (
     "harness.evaluation.judge_local",
     "harness.evaluation.metrics",
     "harness.evaluation.probing",
+    "harness.evaluation.probing_published",
     "harness.evaluation.ravel",
+    "harness.evaluation.saebench_core",
     "harness.evaluation.truth",
     "harness.evaluation.unlearning",
     "harness.evaluation.unlearning_draws",

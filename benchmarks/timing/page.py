@@ -31,7 +31,8 @@ SECTIONS = {
         "sae_lens and sparsify do not train by quite the same rule: sae_lens learns decoder norms where the others "
         "project and renormalise, sparsify does not clip gradients, and its default optimiser is signum. Where L0 is "
         "not set by k, weights are shifted so that L0 is as said on all sides; the column shows it before the first "
-        "step and after the last.",
+        "step and after the last. batch_topk is measured as it is used: ours by its threshold from the first step on, "
+        "which lags behind weights that move fast; the others begin theirs later.",
     ),
     "encode": (
         "Encoding",

@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..artefacts.key import source_sha256
-from ..bench import Bench
+from ..bench import Bench, Job
 from ..compute import Compute
 from ..config import SuiteConfig
-from ..errors import CheckpointError, ConfigError, HarnessError
-from ..interfaces.analysis import Analysis, AnalysisResult, TrainingLog
-from ..interfaces.specs import AnalysisSpec
-from ..methods import resolve_method
+from ..errors import CheckpointError, ConfigError, HarnessError, NotEvaluatedError
+from ..interfaces.analysis import Analysis, AnalysisResult, Reference, TrainingLog
+from ..interfaces.specs import AnalysisSpec, Option
+from ..methods import Method, resolve_method
 from ..pipeline import eval_context, train
 from ..plugins import Catalogue, Provided
-from ..report.figures import render_figure, require_matplotlib
+from ..report.figures import require_matplotlib
 from ..report.tables import render
+from .analysis_files import Subject, document, write
 from .context import AppContext, pass_app
 from .options import chosen_suite, compute_options, parse_settings, suite_option
 from .progress import BarProgress
 
 if TYPE_CHECKING:
     from ..evaluation.context import StoreEvalContext
-    from ..interfaces.sae import SAE
 
-SCHEMA = 1
-"""Of the JSON files."""
 _SAE_FILE, _LOG_FILE = "sae.json", "training.json"
 
 
@@ -56,6 +51,12 @@ _SAE_FILE, _LOG_FILE = "sae.json", "training.json"
 )
 @click.option("--seed", type=int, metavar="N", help="Its training seed [default: the suite's first].")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="An option of the method; repeatable.")
+@click.option(
+    "--reference",
+    "reference_name",
+    metavar="METHOD|PATH",
+    help="Another SAE, for what holds two against each other; a METHOD's has the same L0 and seed.",
+)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Where to write [default: ./runs].")
 @click.option("--no-figures", is_flag=True, help="The numbers alone: needs no matplotlib.")
 @click.option("--list", "listing", is_flag=True, help="List the installed analyses and stop.")
@@ -73,6 +74,7 @@ def command(
     l0: int | None,
     seed: int | None,
     settings: tuple[str, ...],
+    reference_name: str | None,
     out: Path | None,
     no_figures: bool,
     listing: bool,
@@ -90,36 +92,32 @@ def command(
     suite = chosen_suite(app, suite_name)
     progress = BarProgress(quiet=quiet)
     if _is_saved(target):
-        if l0 is not None or seed is not None or settings:
+        if settings or (reference_name is None and (l0 is not None or seed is not None)):
             raise ConfigError(f"{target} is a saved SAE: --l0, --seed and --set choose among those of a method.")
         bench = Bench(suite, app.catalogue, app.cache, compute=compute)
         chosen = choose(app.catalogue, names, "")
         subject = _saved(bench, Path(target))
     else:
-        subject, chosen, bench = _of_method(app, suite, target, names, l0, seed, settings, compute, progress)
+        bench, job, method = _planned(app, suite, target, l0, seed, parse_settings(settings), compute)
+        chosen = choose(app.catalogue, names, method.spec.name)
+        subject = _of_method(bench, job, method, parse_settings(settings), progress)
+    reference = None
+    if reference_name is not None:
+        reference = _reference(app, suite, reference_name, l0, seed, compute, progress)
     context = eval_context(bench, progress)
-    if subject.sae.config.d_in != context.d_in:
-        raise CheckpointError(
-            f"{target} acts on d_in {subject.sae.config.d_in}; suite {suite.name} has {context.d_in}. "
-            "Name the suite it was trained on with --suite."
-        )
-    folder = (out or app.paths.runs) / suite.name / subject.label
-    found = analyse(subject, chosen, context, suite, folder, progress, figures=not no_figures)
+    for name, found in ((target, subject), *([(reference_name, reference)] if reference else [])):
+        if found.sae.config.d_in != context.d_in:
+            raise CheckpointError(
+                f"{name} acts on d_in {found.sae.config.d_in}; suite {suite.name} has {context.d_in}. "
+                "Name the suite it was trained on with --suite."
+            )
+    label = subject.label if reference is None else f"{subject.label}-beside-{reference.label}"
+    folder = (out or app.paths.runs) / suite.name / label
+    told = analyse(subject, chosen, context, suite, folder, progress, figures=not no_figures, reference=reference)
     progress.close()
-    click.echo(json.dumps(found, indent=1) if as_json else _told(found))
-    if any(entry["status"] == "failed" for entry in found.values()):
+    click.echo(json.dumps(told, indent=1) if as_json else _told(told))
+    if any(entry["status"] == "failed" for entry in told.values()):
         ctx.exit(1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """The SAE that is looked at."""
-
-    label: str
-    """As its folder is called."""
-    sae: SAE
-    sae_id: str
-    log: TrainingLog
 
 
 def choose(catalogue: Catalogue, names: Sequence[str], method: str) -> list[Provided[AnalysisSpec]]:
@@ -151,10 +149,13 @@ def analyse(
     progress: BarProgress,
     *,
     figures: bool,
+    reference: Subject | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Analysis -> what became of it: status, reason, folder, files, values. One that fails does not stop the others."""
     found: dict[str, dict[str, Any]] = {}
     subject.sae.eval()
+    if reference is not None:
+        reference.sae.eval()
     with context.keeping_codes(subject.sae):
         for done, provided in enumerate(chosen):
             spec = provided.spec
@@ -162,7 +163,7 @@ def analyse(
             if reason:
                 found[spec.name] = {"status": "skipped", "reason": reason}
             else:
-                found[spec.name] = _one(subject, provided, context, suite, folder / spec.name, figures)
+                found[spec.name] = _one(subject, provided, context, suite, folder / spec.name, figures, reference)
             if found[spec.name]["status"] == "failed":
                 progress.note(f"Analysis {spec.name!r} failed: {found[spec.name]['reason']}")
             progress.evaluated(done + 1, len(chosen), spec.name)
@@ -176,20 +177,22 @@ def _one(
     suite: SuiteConfig,
     folder: Path,
     figures: bool,
+    reference: Subject | None,
 ) -> dict[str, Any]:
     import torch
 
     spec = provided.spec
     try:
-        loaded = provided.load()
-        run = loaded().run if isinstance(loaded, type) and issubclass(loaded, Analysis) else loaded
+        run = _runner(provided, reference)
         view = context.scoped(f"analysis:{spec.name}", source_sha256(spec.target))
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
             result = run(subject.sae, view, subject.log)
         if not isinstance(result, AnalysisResult):
             raise ConfigError(f"{spec.target} gave a {type(result).__name__}: an analysis gives an AnalysisResult.")
-        files = _write(folder, _document(subject, provided, suite, result), result, figures)
+        files = write(folder, document(subject, provided, suite, result, reference), result, figures)
+    except NotEvaluatedError as error:
+        return {"status": "skipped", "reason": " ".join(str(error).split())}
     except Exception as error:  # noqa: BLE001 - told, and the exit status says so; other analyses go on
         said = " ".join(str(error).split())
         reason = said if isinstance(error, HarnessError) else f"{type(error).__name__}: {said}"
@@ -203,67 +206,29 @@ def _one(
     }
 
 
+def _runner(provided: Provided[AnalysisSpec], reference: Subject | None) -> Callable[..., AnalysisResult]:
+    """What is called with (sae, context, training).
+
+    Raises:
+        NotEvaluatedError: it holds two SAEs against each other, and there is one.
+    """
+    loaded = provided.load()
+    if not (isinstance(loaded, type) and issubclass(loaded, Analysis)):
+        return loaded  # type: ignore[return-value]
+    analysis = loaded()
+    if reference is not None:
+        analysis.reference = Reference(label=reference.label, sae=reference.sae, training=reference.log)
+    elif analysis.compares:
+        raise NotEvaluatedError("needs another SAE beside this one: name it with --reference")
+    return analysis.run
+
+
 def _missing(spec: AnalysisSpec, context: StoreEvalContext) -> str:
     if "language_model" in spec.needs and not context.has_language_model:
         return "needs a language model, and this data has none"
     if "world" in spec.needs and not context.has_truth:
         return "needs a synthetic world, whose true features are known"
     return ""
-
-
-def _document(
-    subject: Subject, provided: Provided[AnalysisSpec], suite: SuiteConfig, result: AnalysisResult
-) -> dict[str, Any]:
-    """The JSON of an analysis: nothing in it depends on when or where it was run."""
-    config = subject.sae.config
-    return {
-        "schema": SCHEMA,
-        "analysis": provided.spec.name,
-        "summary": provided.spec.summary,
-        "provided_by": f"{provided.distribution} {provided.version}",
-        "suite": suite.name,
-        "evaluation_seed": suite.evaluation_seed,
-        "sae": {
-            "label": subject.label,
-            "sae_id": subject.sae_id,
-            "architecture": config.architecture,
-            "d_in": config.d_in,
-            "d_sae": config.d_sae,
-            "options": dict(subject.log.options),
-        },
-        **result.to_json(),
-    }
-
-
-def _write(folder: Path, document: Mapping[str, Any], result: AnalysisResult, figures: bool) -> list[str]:
-    """Fill `folder` with all files or leave it as it was; names of the files.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    unique = uuid.uuid4().hex[:8]
-    fresh, old = (folder.with_name(f".{folder.name}-{kind}-{unique}") for kind in ("new", "old"))
-    try:
-        fresh.mkdir(parents=True)
-        text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
-        (fresh / f"{folder.name}.json").write_text(text + "\n", encoding="utf-8")
-        for figure in result.figures if figures else ():
-            render_figure(figure, fresh)
-        files = sorted(path.name for path in fresh.iterdir())
-        if folder.exists():
-            os.rename(folder, old)
-        try:
-            os.rename(fresh, folder)
-        except OSError:
-            if old.exists():
-                os.rename(old, folder)
-            raise
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be written: {error}. Give another --out.") from error
-    finally:
-        for left in (fresh, old):
-            shutil.rmtree(left, ignore_errors=True)
-    return files
 
 
 def _is_saved(target: str) -> bool:
@@ -289,20 +254,17 @@ def _facts(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path / _LOG_FILE} is not JSON ({error}).") from None
 
 
-def _of_method(
+def _planned(
     app: AppContext,
     suite: SuiteConfig,
     name: str,
-    names: Sequence[str],
     l0: int | None,
     seed: int | None,
-    settings: tuple[str, ...],
+    settings: Mapping[str, Option],
     compute: Compute,
-    progress: BarProgress,
-) -> tuple[Subject, list[Provided[AnalysisSpec]], Bench]:
-    """The suite's SAE of a method with one L0 and seed, from the cache or trained now, and what to run on it."""
-    method = resolve_method(app.catalogue, name, suite_options=suite.options, overrides=parse_settings(settings))
-    chosen = choose(app.catalogue, names, method.spec.name)
+) -> tuple[Bench, Job, Method]:
+    """The suite's SAE of a method with one L0 and seed; nothing is trained yet."""
+    method = resolve_method(app.catalogue, name, suite_options=suite.options, overrides=settings)
     if l0 is not None and not 1 <= l0 <= suite.d_sae:
         raise ConfigError(f"--l0 must be in [1, d_sae = {suite.d_sae}], got {l0}.")
     grid = (suite.l0_grid[len(suite.l0_grid) // 2] if l0 is None else l0,)
@@ -310,13 +272,35 @@ def _of_method(
     bench = Bench(suite, app.catalogue, app.cache, compute=compute)
     compute.check()
     [job] = bench.jobs(method)
+    return bench, job, method
+
+
+def _of_method(
+    bench: Bench, job: Job, method: Method, settings: Mapping[str, Option], progress: BarProgress
+) -> Subject:
+    """The job's SAE, from the cache or trained now."""
     folder = train(bench, [job], progress=progress)[job]
     subject = _saved(bench, folder)
     level = "" if job.target_l0 is None else f"-l0-{job.target_l0}"
-    log = TrainingLog.of(_facts(folder), method=method.spec.name, preset=method.preset)
-    chosen_options = "".join(f"-{name}-{value}" for name, value in parse_settings(settings).items())
+    log = TrainingLog.of({**_facts(folder), "seed": job.seed}, method=method.spec.name, preset=method.preset)
+    chosen_options = "".join(f"-{name}-{value}" for name, value in settings.items())
     label = f"{method.label.replace('@', '-').replace(':', '-')}{chosen_options}{level}-seed-{job.seed}"
-    return Subject(label=label, sae=subject.sae, sae_id=subject.sae_id, log=log), chosen, bench
+    return Subject(label=label, sae=subject.sae, sae_id=subject.sae_id, log=log)
+
+
+def _reference(
+    app: AppContext,
+    suite: SuiteConfig,
+    name: str,
+    l0: int | None,
+    seed: int | None,
+    compute: Compute,
+    progress: BarProgress,
+) -> Subject:
+    """The SAE that the other is held against."""
+    if _is_saved(name):
+        return _saved(Bench(suite, app.catalogue, app.cache, compute=compute), Path(name))
+    return _of_method(*_planned(app, suite, name, l0, seed, {}, compute), {}, progress)
 
 
 def _listing(catalogue: Catalogue) -> str:

@@ -197,7 +197,7 @@ def verify(ctx: click.Context, app: AppContext, signers: Path | None, rerun: int
     if rerun < 0:
         raise ConfigError(f"--rerun must be at least 0, got {rerun}: it is the number of records to make again.")
     store = BaselineStore(app.paths.baselines)
-    problems = [f"{p}" for p in store.verify()]
+    problems = [f"{p.path}: {p.message}" for p in store.verify()]
     problems += signature.sums_problems(app.paths.baselines)
     if signers is not None:
         try:
@@ -282,14 +282,16 @@ def read_records(file: Path) -> list[Record]:
     Raises:
         RecordError: there is no such file, or it holds no records.
     """
-    try:
-        data = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise RecordError(f"No file {file}: give records as JSON.") from None
-    except (ValueError, OSError) as error:
-        raise RecordError(f"{file} is not JSON: {error}") from None
     from ..results.audit.read_harness import is_manifest
+    from ..results.audit.read_json import UnreadableError, parse, read_text
+    from ..results.audit.tolerances import DEFAULT
 
+    if not file.exists():
+        raise RecordError(f"No file {file}: give records as JSON.")
+    try:
+        data = parse(read_text(file, DEFAULT))
+    except UnreadableError as error:
+        raise RecordError(f"{file} is not JSON of records: {error}") from None
     if isinstance(data, dict) and is_manifest(data):
         return []
     items = data if isinstance(data, list) else [data]

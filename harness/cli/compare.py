@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,16 +17,20 @@ from ..errors import BaselineError, ConfigError
 from ..interfaces.specs import MetricSpec
 from ..methods import Method, resolve_method
 from ..pipeline import run
+from ..report.figures import check_figure_path, render_to
+from ..report.frontier_figure import frontier_figure
 from ..report.pareto_table import pareto_table
 from ..report.record_tables import controls_table
 from ..report.tables import comparison_table, comparison_to_json_dict
+from ..report.trade_table import trade_table
 from ..results.baseline_store import BaselineStore
-from ..results.comparison import compare, protocol_line
+from ..results.comparison import Comparison, compare, protocol_line
 from ..results.frontier import Window
 from ..results.pareto import ParetoComparison, compare_frontiers
 from ..results.record import Record
 from ..results.reliability import labels
 from ..results.saebench_metrics import specs_of
+from ..results.trade import Trade, trade
 from .context import AppContext, pass_app
 from .options import (
     chosen_metrics,
@@ -57,9 +62,23 @@ from .progress import BarProgress
 @click.option("--metrics", "metric_names", metavar="NAME,...", help="Metrics to show [default: all].")
 @click.option("--at-l0", type=float, help="Compare at this L0 [default: the mean over the L0s both reach].")
 @click.option("--pareto", metavar="NAME,NAME", help="Compare the frontiers in two metrics too, say l0,fvu.")
+@click.option(
+    "--trade",
+    "traded",
+    metavar="NAME,NAME",
+    help="What is won in one metric per unit given up in another, such as fvu.",
+)
+@click.option("--as-a-whole", is_flag=True, help="Judge candidates in which more than one factor differs.")
 @click.option("--levels", is_flag=True, help="A table for each L0 level as well.")
 @click.option(
     "--detail", is_flag=True, help="Show the smallest visible difference, corrected p-values and evaluation noise."
+)
+@click.option(
+    "--figure",
+    "figure_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Draw values and differences over L0 into FILE (.png or .svg); --metrics chooses.",
 )
 @table_options
 @click.option("--from-stored", is_flag=True, help="Take the candidate's stored records instead of training it.")
@@ -86,8 +105,11 @@ def command(
     metric_names: str | None,
     at_l0: float | None,
     pareto: str | None,
+    traded: str | None,
+    as_a_whole: bool,
     levels: bool,
     detail: bool,
+    figure_file: Path | None,
     as_json: bool,
     fmt: str,
     from_stored: bool,
@@ -97,6 +119,8 @@ def command(
     quiet: bool,
     compute: Compute,
 ) -> None:
+    if figure_file is not None:
+        check_figure_path(figure_file)
     suite = with_evaluators(chosen_suite(app, suite_name, n_seeds, l0s), app, more)
     bench = Bench(suite, app.catalogue, app.cache, compute=compute)
     metrics = bench.metrics(chosen_metrics(metric_names))
@@ -108,31 +132,41 @@ def command(
     groups = {name: _stored(store, suite, name) for name in stored}
     groups |= _run_all(app, bench, [n for n in candidates if n not in stored], progress, retrain=retrain, told=told)
     progress.close()
-    verdicts: set[str] = set()
-    found: list[dict[str, Any]] = []
-    for number, ours in enumerate(groups[name] for name in dict.fromkeys(candidates)):
+    judged: list[_Judged] = []
+    for ours in (groups[name] for name in dict.fromkeys(candidates)):
         shown = metrics if metric_names else _of_interest(metrics, bench, ours, theirs)
         known = labels(app.paths.baselines, suite.name, shown)
         primary = _primary(app, suite, ours)
-        result = compare(ours, theirs, shown, at_l0=at_l0, allow_tainted=allow_tainted, labels=known, primary=primary)
+        result = compare(
+            ours,
+            theirs,
+            shown,
+            at_l0=at_l0,
+            allow_tainted=allow_tainted,
+            labels=known,
+            primary=primary,
+            as_a_whole=as_a_whole,
+        )
         frontiers = _frontiers(bench, ours, theirs, pareto)
-        verdicts |= set(result.verdicts.values())
-        if as_json:
-            data = comparison_to_json_dict(result)
-            found.append(data | ({"pareto": dataclasses.asdict(frontiers)} if frontiers else {}))
-            continue
+        bargain = _trade(bench, ours, theirs, traded, allow_tainted)
+        judged.append(_Judged(records=ours, shown=shown, result=result, frontiers=frontiers, bargain=bargain))
+    if figure_file is not None:
+        _draw(figure_file, bench, theirs, judged, metric_names, allow_tainted, told)
+    if as_json:
+        found = [one.to_json() for one in judged]
+        click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=1))
+    for number, one in enumerate(() if as_json else judged):
         if fmt != "csv":
-            click.echo(("\n" if number else "") + protocol_line([*theirs, *ours], suite.claim) + "\n")
-        table = comparison_table(result, fmt, detail=detail, levels=levels)
+            click.echo(("\n" if number else "") + protocol_line([*theirs, *one.records], suite.claim) + "\n")
+        table = comparison_table(one.result, fmt, detail=detail, levels=levels)
         # One head for all rows of a csv.
         click.echo(table.partition("\n")[2] if fmt == "csv" and number else table)
-        judged = any(m.compared and m.better != "none" for m in shown)
-        if judged and fmt != "csv" and not result.differences:
-            _echo_controls(store, suite, result.window, shown, fmt)
-        if frontiers and fmt != "csv":
-            click.echo("\n" + pareto_table(frontiers, fmt))
-    if as_json:
-        click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=1))
+        has_verdicts = any(m.compared and m.better != "none" for m in one.shown)
+        if has_verdicts and fmt != "csv" and not one.result.differences:
+            _echo_controls(store, suite, one.result.window, one.shown, fmt)
+        if fmt != "csv":
+            _echo_more(one, fmt)
+    verdicts = {verdict for one in judged for verdict in one.result.verdicts.values()}
     if fail_on is not None and fail_on.replace("-", " ") in verdicts:
         ctx.exit(1)
 
@@ -147,6 +181,57 @@ def _primary(app: AppContext, suite: SuiteConfig, ours: Sequence[Record]) -> tup
     name = ours[0].method.name if ours else ""
     known = app.catalogue.trainers.get(name)
     return (*suite.primary, *(known.spec.aims if known is not None else ()))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """A candidate held against the baseline."""
+
+    records: Sequence[Record]
+    shown: Sequence[MetricSpec]
+    result: Comparison
+    frontiers: ParetoComparison | None
+    bargain: Trade | None
+
+    def to_json(self) -> dict[str, Any]:
+        data = comparison_to_json_dict(self.result)
+        both = {"pareto": self.frontiers, "trade": self.bargain}
+        return data | {name: dataclasses.asdict(more) for name, more in both.items() if more}
+
+
+def _echo_more(one: _Judged, fmt: str) -> None:
+    if one.frontiers:
+        click.echo("\n" + pareto_table(one.frontiers, fmt))
+    if one.bargain:
+        click.echo("\n" + trade_table(one.bargain, fmt))
+
+
+def _draw(
+    file: Path,
+    bench: Bench,
+    baseline: Sequence[Record],
+    judged: Sequence[_Judged],
+    metric_names: str | None,
+    allow_tainted: bool,
+    command: str,
+) -> None:
+    figure = frontier_figure(
+        [one.records for one in judged],
+        baseline,
+        bench.metrics(chosen_metrics(metric_names)),
+        [one.result for one in judged],
+        named=metric_names is not None,
+        allow_tainted=allow_tainted,
+        commands=_commands(bench, f"{command} --figure {file}"),
+    )
+    render_to(figure, file)
+    click.echo(f"Wrote {file}.", err=True)
+
+
+def _commands(bench: Bench, command: str) -> dict[str, str]:
+    """Metric -> the command that measures it, of the evaluators that the suite does not ask for."""
+    others = (p for name, p in bench.catalogue.evaluators.items() if name not in bench.suite.evaluators)
+    return {m.name: f"{command} --evaluators {p.spec.name} --metrics {m.name}" for p in others for m in p.spec.metrics}
 
 
 def _run_all(
@@ -179,6 +264,17 @@ def _frontiers(
     if len(chosen) != 2:
         raise ConfigError(f"--pareto takes two metrics, such as l0,fvu; got {names!r}.")
     return compare_frontiers(ours, theirs, (chosen[0], chosen[1]))
+
+
+def _trade(
+    bench: Bench, ours: Sequence[Record], theirs: Sequence[Record], names: str | None, allow_tainted: bool
+) -> Trade | None:
+    if names is None:
+        return None
+    chosen = bench.metrics(chosen_metrics(names))
+    if len(chosen) != 2:
+        raise ConfigError(f"--trade takes what is won and what is paid, such as absorption_rate,fvu; got {names!r}.")
+    return trade(ours, theirs, (chosen[0], chosen[1]), allow_tainted=allow_tainted)
 
 
 def _is_imported(store: BaselineStore, suite: SuiteConfig, name: str) -> bool:

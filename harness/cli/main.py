@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -117,6 +118,9 @@ def cli(ctx: click.Context, cache: Path | None, registry: Path | None, baselines
     ctx.obj = AppContext(cache=cache, registry=registry, baselines=baselines)
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 def main() -> None:
     """Run the command line. Exit status: 0 done, 1 a verdict against, 2 a user's error, 130 interrupted."""
     # Before torch is imported: spinning thread barriers cost a factor of 2 to 5 beside any busy neighbour.
@@ -136,6 +140,11 @@ def _told() -> Iterator[None]:
             raise
         where = f" See `{error.ctx.command_path} --help`." if error.ctx is not None else ""
         raise UserError(" ".join(error.format_message().split()) + where) from error
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        raise UserError(f"No room is left where this was to be written{where}: {error.strerror}.") from error
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)
         raise click.exceptions.Exit(130) from None

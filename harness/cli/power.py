@@ -83,10 +83,12 @@ def command(
     click.echo(f"{spec.name} in suite {suite.name}: a true difference of {effect:g}, two-sided at {alpha:.2g}")
     click.echo(f"noise: {noise.sd:.3g}, the standard deviation {of}{known}, from {noise.source}\n")
     click.echo(render([[str(n), f"{value:.3f}"] for n, value in table], ("seeds a side", "power")))
-    click.echo(f"\nseeds needed for power {target:g}: {_seeds(needed)}")
+    click.echo(f"\nseeds needed for power {target}: {_seeds(needed)}")
     if upper is not None:
         click.echo(f"were the noise at its upper 90 % limit, {upper:.3g}: {_seeds(careful)}")
-    if judged == 1:
+    if not spec.compared or spec.better == "none":
+        click.echo(f"{spec.name} has no direction or is not judged: `compare` shows its interval and gives no verdict.")
+    elif judged == 1:
         click.echo("One metric is planned for; a table of N judged metrics asks for more: --judged N.")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from filelock import FileLock
 
 from ..artefacts.cache import Cache
 from ..artefacts.key import artefact_key
@@ -193,14 +194,18 @@ def _differing(job: Job | None, record: Record) -> list[str]:
 def _beside(cache: Cache) -> Iterator[Cache]:
     """A cache that shares activations, tokens and models, and holds no SAE and no record; removed afterwards.
 
-    It lies inside the other, so that what is shared can be renamed into place.
+    It lies inside the other, so that what is shared can be renamed into place, and is named and locked as what a
+    process makes there: if this one is killed, `cache gc` removes it.
 
     Raises:
         CacheError: it cannot be made.
     """
-    root = cache.root / "tmp" / f"reproduce-{uuid.uuid4().hex}"
+    key = uuid.uuid4().hex + uuid.uuid4().hex
+    root = cache.root / "tmp" / f"reproduce-{key}-{uuid.uuid4().hex}"
+    lock = FileLock(cache.root / "locks" / f"{key}.lock")
     try:
         (cache.root / "locks").mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
         root.mkdir(parents=True)
         for folder in cache.root.iterdir():
             if folder.is_dir() and folder.name not in _OWN:
@@ -210,7 +215,24 @@ def _beside(cache: Cache) -> Iterator[Cache]:
     try:
         yield Cache(root)
     finally:
+        _keep_shared(root, cache.root)
         shutil.rmtree(root, ignore_errors=True)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)  # the key is of this run alone: nobody else waits for it
+
+
+def _keep_shared(root: Path, home: Path) -> None:
+    """Move what does not depend on the SAE, and was not in the cache yet, to where the next run finds it."""
+    for kind in root.iterdir():
+        if kind.is_symlink() or not kind.is_dir() or kind.name in _OWN:
+            continue
+        for made in kind.glob("*/*"):
+            place = home / kind.name / made.parent.name / made.name
+            # Another process may have made the same meanwhile, or the disk be full: then it is made again some day.
+            with contextlib.suppress(OSError):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if not place.exists():
+                    made.rename(place)
 
 
 def _shown(found: Reproduction, fmt: str) -> str:

@@ -18,7 +18,9 @@ from ..errors import ConfigError
 from ..interfaces.specs import Option
 from ..methods import resolve_method
 from ..pipeline import run
+from ..report.figures import check_figure_path, render_to
 from ..report.record_tables import records_table
+from ..report.sweep_figure import Point, sweep_figure
 from ..results.comparison import protocol_line
 from ..results.record import Record, write_atomically
 from .context import AppContext, pass_app
@@ -74,6 +76,14 @@ class Sweep:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write each record into this folder.")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained, and train nothing.")
 @click.option("--metrics", "metric_names", metavar="NAME,...", help="Metrics to show [default: the compared ones].")
+@click.option(
+    "--figure",
+    "figure_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Draw the metrics over an option into FILE (.png or .svg).",
+)
+@click.option("--over", default="", metavar="OPTION", help="The option on the figure's x axis [default: the first].")
 @table_options
 @compute_options
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -84,11 +94,15 @@ def command(
     out: Path | None,
     dry_run: bool,
     metric_names: str | None,
+    figure_file: Path | None,
+    over: str,
     as_json: bool,
     fmt: str,
     quiet: bool,
     compute: Compute,
 ) -> None:
+    if figure_file is not None:
+        check_figure_path(figure_file)
     sweep = read_sweep(file)
     suite = _suite(app, sweep)
     bench = Bench(suite, app.catalogue, app.cache, compute=compute)
@@ -105,6 +119,11 @@ def command(
     labels = {record.key: name for record, name in zip(records, names, strict=True)}
     if out is not None:
         _write(records, out)
+    if figure_file is not None:
+        own = iter(records)
+        points = [Point(v.method, v.options, tuple(next(own) for _ in jobs[v.label])) for v in sweep.variants]
+        render_to(sweep_figure(points, metrics, over=over, named=bool(metric_names)), figure_file)
+        click.echo(f"Wrote {figure_file}.", err=True)
     if as_json:
         click.echo(json.dumps([json.loads(record.to_json()) for record in records], indent=1))
         return

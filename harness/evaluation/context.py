@@ -242,6 +242,19 @@ class StoreEvalContext(EvalContext):
         """The LM's token ids of each text."""
         return self._text_source().token_ids(texts)
 
+    def token_text(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token by itself. Raises DataError where the LM has no tokenizer."""
+        tokenizer = getattr(self._lm, "tokenizer", None)
+        if tokenizer is None:
+            return super().token_text(ids)
+        pieces = tokenizer.convert_ids_to_tokens(list(ids))
+        texts = [tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids]
+        # Tokenizers of SentencePiece's kind take the space off what they think begins a text.
+        return [
+            f" {text}" if str(piece).startswith("\u2581") and not text.startswith(" ") else text
+            for piece, text in zip(pieces, texts, strict=True)
+        ]
+
     def prompt_batches(
         self, prompts: Sequence[Sequence[str]], *, max_tokens: int | None = None
     ) -> Iterator[PromptBatch]:

@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import platformdirs
 
@@ -29,6 +29,8 @@ from ..errors import ConfigError, HarnessError, NotEvaluatedError
 
 URL, MODEL, KEY = "SAE_HARNESS_JUDGE_URL", "SAE_HARNESS_JUDGE_MODEL", "SAE_HARNESS_JUDGE_KEY"
 """What an endpoint is taken from where no option names it."""
+LOCAL = "SAE_HARNESS_JUDGE_LOCAL"
+"""A model on this machine, used where neither option nor environment names an endpoint."""
 CACHE = "SAE_HARNESS_CACHE"
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -78,6 +80,15 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class ListingBackend(Backend, Protocol):
+    """A backend that can be held to lists of numbers, so that a model that follows no instruction can be scored."""
+
+    def complete_list(self, messages: Sequence[Message], most: int, max_tokens: int) -> Completion:
+        """The reply, held to "None" or to ascending numbers from 1 to `most`, such as "2, 5"."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """What all questions of one run may take together, cached ones left out."""
@@ -117,8 +128,8 @@ class Judge:
         """Of what replies depend on besides the messages."""
         return hashlib.sha256(json.dumps(dict(self._backend.identity), sort_keys=True).encode()).hexdigest()
 
-    def ask(self, messages: Sequence[Message], max_tokens: int) -> Completion:
-        """The reply to a conversation.
+    def ask(self, messages: Sequence[Message], max_tokens: int, *, listing: int = 0) -> Completion:
+        """The reply to a conversation; with `listing`, a list of numbers up to it where the backend can be held to one.
 
         Raises:
             JudgeBudgetError: it could cost more than is left.
@@ -129,12 +140,18 @@ class Judge:
             "messages": [message._asdict() for message in messages],
             "max_tokens": max_tokens,
         }
+        held = self._backend if listing and isinstance(self._backend, ListingBackend) else None
+        if held is not None:
+            request["listing"] = listing
         body = json.dumps(request, sort_keys=True)
         path = self._path(hashlib.sha256(body.encode()).hexdigest())
         if (found := _read(path)) is not None:
             return found
         self._refuse_overspending(sum(len(message.content) for message in messages), max_tokens)
-        reply = self._backend.complete(messages, max_tokens)
+        if held is None:
+            reply = self._backend.complete(messages, max_tokens)
+        else:
+            reply = held.complete_list(messages, listing, max_tokens)
         self.calls += 1
         self.tokens_in += reply.tokens_in + reply.wasted
         self.tokens_out += reply.tokens_out
@@ -336,6 +353,12 @@ def cache_root(environ: Mapping[str, str] | None = None) -> Path:
     return Path(own).expanduser().absolute()
 
 
+def local_of(url: str, environ: Mapping[str, str] | None = None) -> str:
+    """The local model that the environment names as judge, where nothing names an endpoint; else empty."""
+    given = os.environ if environ is None else environ
+    return "" if url or given.get(URL) else given.get(LOCAL, "")
+
+
 def endpoint_of(
     url: str,
     model: str,
@@ -353,8 +376,8 @@ def endpoint_of(
     if not (url or given.get(URL)):
         raise NotEvaluatedError(
             f"not evaluated: no judge is configured. Set {URL} and {MODEL} (and {KEY} where one is needed) to an "
-            "OpenAI-compatible endpoint, or give the evaluator's options judge: endpoint, url and model; or "
-            "judge: local and model for a model on this machine."
+            f"OpenAI-compatible endpoint, or {LOCAL} to a model on this machine, such as fetched:smollm2; or give the "
+            "evaluator's options: judge: endpoint, url and model; or judge: local and model."
         )
     if key_variable and key_variable not in given:
         raise ConfigError(f"The judge's key should be in the environment variable {key_variable}, which is not set.")

@@ -37,6 +37,9 @@ class Firings:
     """[d_sae] float64: sum of its codes."""
     squares: Tensor
     """[d_sae] float64: sum of their squares."""
+    attribution: Callable[[], Tensor] | None = None
+    """Gives [d_sae] float64: what each latent's codes do for the log-probability of the texts, in nats per token (see
+    `CodedPrompts.attribution`); None where there are codes alone."""
 
     @staticmethod
     def of(parts: Iterable[RaggedCodes], d_sae: int) -> Firings:
@@ -105,6 +108,22 @@ def by_information(forget: Firings, retain: Firings, threshold: float) -> Tensor
     return _sorted(both, (q < threshold) & (p > q))
 
 
+def by_attribution(forget: Firings, retain: Firings, threshold: float) -> Tensor:
+    """Latents that fire on less than a share `threshold` of retain tokens and help to predict the forget texts, by how
+    much: code times gradient (after Marks et al. 2024, arXiv:2403.19647).
+
+    Raises:
+        ConfigError: only codes are known, and no language model.
+    """
+    if forget.attribution is None:
+        raise ConfigError(
+            "Latents cannot be chosen by attribution here: it needs a language model's losses on texts. Choose by "
+            "rate, ratio or information."
+        )
+    score = forget.attribution()
+    return _sorted(score, (retain.rate < threshold) & (score > 0))
+
+
 def _entropy(p: Tensor) -> Tensor:
     return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p))
 
@@ -115,7 +134,12 @@ def _sorted(score: Tensor, allowed: Tensor) -> Tensor:
 
 
 Selector = Callable[[Firings, Firings, float], Tensor]
-SELECTORS: dict[str, Selector] = {"rate": by_forget_rate, "ratio": by_ratio, "information": by_information}
+SELECTORS: dict[str, Selector] = {
+    "rate": by_forget_rate,
+    "ratio": by_ratio,
+    "information": by_information,
+    "attribution": by_attribution,
+}
 """Ways to choose latents, by name; each takes the forget and retain firings and its threshold."""
 
 

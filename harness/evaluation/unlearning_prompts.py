@@ -7,19 +7,23 @@ unmodified LM's result holds.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..interfaces.codes import take
+from ..interfaces.codes import dense, take
 from ..interfaces.evaluator import EvalContext
 from ..interfaces.prompts import PromptBatch
 from ..interfaces.sae import SAE, RaggedCodes
 from .codes import Decoder
 from .unlearning import Firings, Intervention
+
+_DENSE_ELEMENTS = 1 << 24
+"""Codes are made dense in chunks of about this many numbers, where their gradient is wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,7 @@ class CodedPrompts:
         self, sae: SAE, context: EvalContext, prompts: Sequence[Sequence[str]], *, max_tokens: int | None = None
     ) -> None:
         """Raises DataError where there is no LM, or as `EvalContext.prompt_batches`."""
+        self._sae, self._context = sae, context
         self._decode = Decoder(sae, context.device)
         self._d_sae = sae.config.d_sae
         self._coded: list[_Coded] = []
@@ -56,12 +61,46 @@ class CodedPrompts:
 
     def firings(self, chosen: Tensor) -> Firings:
         """How latents fire on the tokens of some prompts (`chosen` [prompts] bool)."""
-        return Firings.of(self._codes_of(chosen), self._d_sae)
+        found = Firings.of((codes for _, codes in self.codes_of(chosen)), self._d_sae)
+        return replace(found, attribution=cache(partial(self.attribution, chosen)))
 
-    def _codes_of(self, chosen: Tensor) -> Iterator[RaggedCodes]:
+    def attribution(self, chosen: Tensor) -> Tensor:
+        """[d_sae] float64: sum over the tokens of some prompts ([prompts] bool) of a latent's code times the gradient
+        of the prompts' log-probability by it, in nats per token. To first order, what is lost without the latent."""
+        total = torch.zeros(self._d_sae, dtype=torch.float64)
+        n_tokens = 0
+        for batch, counted, codes in self._coded:
+            rows = chosen[batch.index].nonzero().squeeze(1)
+            if not len(rows):
+                continue
+            part = _rows(batch, rows)
+            with torch.enable_grad():
+                x = part.activations.clone().requires_grad_()
+                (slope,) = torch.autograd.grad(self._context.prompt_logprobs(part, x).sum(), x)
+            own_token = chosen[batch.index].to(counted.device)[counted.nonzero()[:, 0]]
+            own = take(codes, own_token.nonzero().squeeze(1))
+            total += self._through_codes(own, slope[counted[rows.to(counted.device)]])
+            n_tokens += len(own.offsets) - 1
+        return total / max(1, n_tokens)
+
+    def _through_codes(self, codes: RaggedCodes, slope: Tensor) -> Tensor:
+        """[d_sae] float64: sum over n tokens of each code times the gradient by it, of slopes [n, d_in] by the SAE's
+        output. The SAE may decode in any way."""
+        total = torch.zeros(self._d_sae, dtype=torch.float64)
+        tokens = torch.arange(len(slope), device=slope.device)
+        for part in tokens.split(max(1, _DENSE_ELEMENTS // self._d_sae)):
+            with torch.enable_grad():
+                z = dense(take(codes, part), self._d_sae).requires_grad_()
+                (by_code,) = torch.autograd.grad((self._sae.decode(z) * slope[part]).sum(), z)
+            total += (by_code * z.detach()).sum(0).double().cpu()
+        return total
+
+    def codes_of(self, chosen: Tensor) -> Iterator[tuple[Tensor, RaggedCodes]]:
+        """For the tokens of some prompts ([prompts] bool), batch by batch: the prompt of each [n] int64, and codes."""
         for batch, counted, codes in self._coded:
             row = counted.nonzero()[:, 0]
-            yield take(codes, chosen[batch.index].to(row.device)[row].nonzero().squeeze(1))
+            tokens = chosen[batch.index].to(row.device)[row].nonzero().squeeze(1)
+            yield batch.index.to(row.device)[row[tokens]], take(codes, tokens)
 
     def touched(self, intervention: Intervention | None, chosen: Tensor) -> Iterator[tuple[PromptBatch, Tensor]]:
         """Of the prompts chosen ([prompts] bool), those in which the intervention changes a token, in batches, and

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import ConfigError
 from .specs import Option
@@ -50,6 +50,8 @@ class Line:
     high: Sequence[float | None] | None = None
     dashed: bool = False
     """For what is no measurement of this SAE: nulls, controls."""
+    colour: int | None = None
+    """Its place in the palette, for what belongs to another mark of the panel; None for the mark's own."""
 
     def __post_init__(self) -> None:
         _same_lengths(f"Line {self.label!r}", x=self.x, y=self.y, low=self.low, high=self.high)
@@ -118,11 +120,15 @@ class Scatter:
     y: Sequence[float]
     colours: Sequence[float] | None = None
     colour_label: str = ""
+    errors: Sequence[float | None] | None = None
+    """Half the length of each point's vertical error bar; None where it has none."""
+    colour: int | None = None
+    """As of a `Line`."""
 
     def __post_init__(self) -> None:
         where = f"Scatter {self.label!r}"
-        _same_lengths(where, x=self.x, y=self.y, colours=self.colours)
-        _finite(where, [*self.x, *self.y, *(self.colours or ())])
+        _same_lengths(where, x=self.x, y=self.y, colours=self.colours, errors=self.errors)
+        _finite(where, [*self.x, *self.y, *(self.colours or ()), *(self.errors or ())])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,12 +185,16 @@ class Panel:
     y_scale: Scale = "linear"
     y_reference: float | None = None
     """A thin horizontal line, such as chance."""
+    x_stretch: tuple[float, float] | None = None
+    """A stretch of the x axis that is shaded, such as the one two sides are compared on."""
 
     def __post_init__(self) -> None:
         if not self.marks:
             raise ConfigError(f"Panel {self.title!r} has no marks.")
         if len(self.marks) > 1 and any(isinstance(mark, (HeatMap, Dendrogram, Graph)) for mark in self.marks):
             raise ConfigError(f"Panel {self.title!r}: a heat map, dendrogram or graph stands alone in its panel.")
+        if self.x_stretch is not None:
+            _finite(f"Panel {self.title!r}", self.x_stretch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +274,8 @@ class TrainingLog:
     preset: str = ""
     options: Mapping[str, Option] = field(default_factory=dict)
     """Every hyperparameter: own, `base.*` and `sae.*`."""
+    seed: int | None = None
+    """The training seed; None where it is not known."""
     steps: int = 0
     tokens: int = 0
     rows: Sequence[Mapping[str, float]] = ()
@@ -275,8 +287,15 @@ class TrainingLog:
     @staticmethod
     def of(facts: Mapping[str, Any], *, method: str = "", preset: str = "") -> TrainingLog:
         """From what is saved beside an SAE as `training.json`."""
-        known = {name: facts[name] for name in ("options", "steps", "tokens") if name in facts}
+        known = {name: facts[name] for name in ("options", "seed", "steps", "tokens") if name in facts}
         return TrainingLog(method=method, preset=preset, rows=tuple(facts.get("log", ())), **known)
+
+    @property
+    def run(self) -> str:
+        """The run in a figure's words: `temporal@abs, seed 1`; empty where neither method nor seed is known."""
+        method = f"{self.method}@{self.preset}" if self.preset else self.method
+        seed = "" if self.seed is None else f"seed {self.seed}"
+        return ", ".join(part for part in (method, seed) if part)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -289,8 +308,25 @@ class TrainingLog:
         return [step for step, _ in found], [value for _, value in found]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """Another SAE of the same suite, which one is held against."""
+
+    label: str
+    """As figures call it."""
+    sae: SAE
+    """In eval mode."""
+    training: TrainingLog
+
+
 class Analysis(ABC):
     """A closer look at one SAE. Built without arguments."""
+
+    compares: ClassVar[bool] = False
+    """Whether it cannot run without a reference; others may use one where it is there."""
+    reference: Reference | None = None
+    """The SAE that this one is held against (`analyse --reference`), None where the user named none. Set before
+    `run`."""
 
     @abstractmethod
     def run(self, sae: SAE, context: EvalContext, training: TrainingLog) -> AnalysisResult:

@@ -217,6 +217,11 @@ class EvalContext(ABC):
         """The LM's token ids of each text, without special tokens. Raises DataError where there is no LM."""
         raise DataError("There is no tokenizer here: the evaluator cannot run.")
 
+    def token_text(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token by itself, with the space it begins with; the replacement character U+FFFD stands for
+        bytes that are no whole character. Raises DataError where there is no tokenizer."""
+        raise DataError("There is no tokenizer here: tokens have no text.")
+
     def prompt_batches(
         self, prompts: Sequence[Sequence[str]], *, max_tokens: int | None = None
     ) -> Iterator[PromptBatch]:

@@ -187,7 +187,8 @@ class EvaluatorSpec:
     SAE of the same method, L0 and another seed is looked at too."""
     texts: tuple[str, ...] = ()
     """Collections of labelled texts and tables it reads, by the names that `sae-harness fetch` knows; skipped where
-    one of them is not there. Where it is one, the evaluator's option `collection` takes another in its place."""
+    one of them is not there. Where it is one, the evaluator's option `collection` or `table` takes another in its
+    place."""
     planted: str = ""
     """`"package.module:function"`: gives the rows of a table by its name, in the planted world of the conformance kit,
     whose texts are token ids with spaces between. Needed where `texts` names a table."""
@@ -213,7 +214,7 @@ class EvaluatorSpec:
 
     def reads(self, options: Mapping[str, Option]) -> tuple[str, ...]:
         """The collections and tables it reads under these options."""
-        chosen = options.get("collection")
+        chosen = options.get("collection") or options.get("table")
         return (str(chosen),) if chosen and len(self.texts) == 1 else self.texts
 
 

@@ -139,7 +139,11 @@ class Trainer(ABC):
         return [{"params": [p for p in sae.parameters() if p.requires_grad]}]
 
     def diagnostics(self) -> Mapping[str, float]:
-        """Numbers of the last step for the training log, beside the terms: how strong, how many, how far."""
+        """Numbers of the last step for the training log, beside the terms: how strong, how many, how far.
+
+        The conformance kit reads some: `selected` or `*_selected`, how many a term acts on; `<term>_maximum` and
+        `loss_maximum`, moving maxima.
+        """
         return {} if self.base is None else self.base.diagnostics()
 
     def after_step(self, sae: SAE, state: TrainState) -> None:

@@ -23,11 +23,16 @@ from ..interfaces.analysis import Bars, Dendrogram, Figure, Graph, HeatMap, Hist
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A6D00")
 """Those of Okabe and Ito, told apart by the colour-blind too; their yellow is darkened to be seen on white."""
 GREY = "#777777"
+SHADE = "#F1F1EC"
 DASHES = ((0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 DPI = 150
 PANEL_INCHES = (5.6, 3.7)
+FORMATS = (".png", ".svg")
 MAX_LABELS = 24
 """Tick labels of one axis that still can be read."""
+
+_TITLE_CHARACTERS = 56
+_MANY_DECADES, _SMALL = 300.0, 1e-3
 
 _CLIP_ID = re.compile(r"(url\(#|id=\")(p[0-9a-f]{10})\b")
 
@@ -65,35 +70,70 @@ def render_figure(figure: Figure, folder: Path) -> tuple[Path, Path]:
     Raises:
         ConfigError: matplotlib is not installed, or a number on a logarithmic axis is not positive.
     """
+    paths = folder / f"{figure.name}.png", folder / f"{figure.name}.svg"
+    _render(figure, paths)
+    return paths
+
+
+def render_to(figure: Figure, path: Path) -> None:
+    """Draw a figure into one file, whose ending says the format.
+
+    Raises:
+        ConfigError: the ending is neither `.png` nor `.svg`, or the file cannot be written; and as `render_figure`.
+    """
+    check_figure_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _render(figure, (path,))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}. Give another file.") from error
+
+
+def check_figure_path(path: Path) -> None:
+    """Raises ConfigError where a figure cannot be drawn into such a file, before the work for it is done."""
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"{path} is no figure's file: its ending must be one of {', '.join(FORMATS)}.")
+    require_matplotlib()
+
+
+def _render(figure: Figure, paths: Sequence[Path]) -> None:
     require_matplotlib()
     import matplotlib as mpl
-    from matplotlib.figure import Figure as Canvas
 
-    paths = folder / f"{figure.name}.png", folder / f"{figure.name}.svg"
     with mpl.rc_context():
         mpl.rcParams.update(mpl.rcParamsDefault)
         mpl.rcParams.update(_RC)  # type: ignore[arg-type]
-        columns = min(figure.columns, len(figure.panels))
-        rows = math.ceil(len(figure.panels) / columns)
-        width, height = PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows
-        caption = _wrapped(figure.caption, width)
-        head, foot = 0.45, 0.15 + 0.155 * len(caption)
-        canvas = Canvas(figsize=(width, height + head + foot), dpi=DPI, layout="constrained")
-        total = height + head + foot
-        canvas.get_layout_engine().set(rect=(0, foot / total, 1, 1 - (head + foot) / total), hspace=0.06, wspace=0.05)  # type: ignore[union-attr]
-        canvas.text(0.012, 1 - 0.14 / total, figure.title, fontsize=12.5, fontweight="bold", va="top")
-        canvas.text(0.012, 0.07 / total, "\n".join(caption), fontsize=8.5, color="#444444", va="bottom")
-        axes = canvas.subplots(rows, columns, squeeze=False).flatten()
-        for axis, panel in zip(axes, figure.panels, strict=False):
-            _draw_panel(canvas, axis, panel)
-        for axis in axes[len(figure.panels) :]:
-            axis.set_visible(False)
-        _settle(canvas)
-        canvas.savefig(paths[0], format="png", metadata={"Software": None})
-        drawn = io.BytesIO()
-        canvas.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
-    paths[1].write_text(_renumbered(drawn.getvalue().decode()), encoding="utf-8")
-    return paths
+        canvas = _drawn(figure)
+        for path in paths:
+            if path.suffix.lower() == ".png":
+                canvas.savefig(path, format="png", metadata={"Software": None})
+                continue
+            drawn = io.BytesIO()
+            canvas.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+            path.write_text(_renumbered(drawn.getvalue().decode()), encoding="utf-8")
+
+
+def _drawn(figure: Figure) -> Any:
+    """matplotlib's figure, under the settings of this file."""
+    from matplotlib.figure import Figure as Canvas
+
+    columns = min(figure.columns, len(figure.panels))
+    rows = math.ceil(len(figure.panels) / columns)
+    width, height = PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows
+    caption = _wrapped(figure.caption, width)
+    head, foot = 0.45, 0.15 + 0.155 * len(caption)
+    canvas = Canvas(figsize=(width, height + head + foot), dpi=DPI, layout="constrained")
+    total = height + head + foot
+    canvas.get_layout_engine().set(rect=(0, foot / total, 1, 1 - (head + foot) / total), hspace=0.06, wspace=0.05)  # type: ignore[union-attr]
+    canvas.text(0.012, 1 - 0.14 / total, figure.title, fontsize=12.5, fontweight="bold", va="top")
+    canvas.text(0.012, 0.07 / total, "\n".join(caption), fontsize=8.5, color="#444444", va="bottom")
+    axes = canvas.subplots(rows, columns, squeeze=False).flatten()
+    for axis, panel in zip(axes, figure.panels, strict=False):
+        _draw_panel(canvas, axis, panel)
+    for axis in axes[len(figure.panels) :]:
+        axis.set_visible(False)
+    _settle(canvas)
+    return canvas
 
 
 def _settle(canvas: Any) -> None:
@@ -115,7 +155,7 @@ def _wrapped(text: str, inches: float) -> list[str]:
 
 
 def _draw_panel(canvas: Any, axis: Any, panel: Panel) -> None:
-    axis.set_title("\n".join(textwrap.wrap(panel.title, 62)), loc="left")
+    axis.set_title("\n".join(textwrap.wrap(panel.title, _TITLE_CHARACTERS)), loc="left")
     axis.set_xlabel(panel.x_label)
     axis.set_ylabel(panel.y_label)
     _check_logarithms(panel)
@@ -125,10 +165,13 @@ def _draw_panel(canvas: Any, axis: Any, panel: Panel) -> None:
         axis.set_yscale(panel.y_scale)
     if panel.y_reference is not None:
         axis.axhline(panel.y_reference, color=GREY, linewidth=0.9, zorder=1)
+    if panel.x_stretch is not None:
+        axis.axvspan(*panel.x_stretch, color=SHADE, linewidth=0, zorder=0)
     n_bars = sum(isinstance(mark, Bars) for mark in panel.marks)
     bar = 0
     for number, mark in enumerate(panel.marks):
-        colour = COLOURS[number % len(COLOURS)]
+        own = getattr(mark, "colour", None)
+        colour = COLOURS[(number if own is None else own) % len(COLOURS)]
         if isinstance(mark, Bars):
             _draw_bars(axis, mark, colour, bar, n_bars)
             bar += 1
@@ -146,6 +189,22 @@ def _draw_panel(canvas: Any, axis: Any, panel: Panel) -> None:
             _draw_graph(axis, mark)
     if sum(bool(getattr(mark, "label", "")) for mark in panel.marks) > 1:
         axis.legend(loc="best")
+    for scale, own, limits in (
+        (panel.x_scale, axis.xaxis, axis.get_xlim),
+        (panel.y_scale, axis.yaxis, axis.get_ylim),
+    ):
+        if scale == "log":
+            _plain_ticks(own, *limits())
+
+
+def _plain_ticks(axis: Any, low: float, high: float) -> None:
+    """Of a short logarithmic axis: 10, 20 and 50, which are read faster than 2 x 10^1."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if high / low < _MANY_DECADES and low >= _SMALL:
+        axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _check_logarithms(panel: Panel) -> None:
@@ -196,6 +255,9 @@ def _draw_bars(axis: Any, mark: Bars, colour: str, number: int, n_bars: int) -> 
 def _draw_scatter(canvas: Any, axis: Any, mark: Scatter, colour: str) -> None:
     size = 14 if len(mark.x) < 400 else 5
     alpha = 0.8 if len(mark.x) < 400 else 0.45
+    if mark.errors is not None:
+        errors = np.nan_to_num(_floats(mark.errors))
+        axis.errorbar(mark.x, mark.y, yerr=errors, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.5)
     if mark.colours is None:
         axis.scatter(mark.x, mark.y, s=size, color=colour, alpha=alpha, linewidths=0, label=mark.label or None)
         return

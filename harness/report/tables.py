@@ -22,7 +22,7 @@ WIDTH = 120
 """Columns a plain table and its footnotes keep to."""
 
 _TABULATE = {"md": "pipe", "github": "github"}
-_SYMBOLS = {"within noise": "~ ", "unresolved": "? ", "not comparable": "x ", "matched": "= "}
+_SYMBOLS = {"within noise": "~ ", "unresolved": "? ", "not comparable": "x ", "confounded": "x ", "matched": "= "}
 _INLINE = 24
 """Longest reason, in characters, shown in the row; longer ones become footnotes."""
 
@@ -181,7 +181,7 @@ def _verdict(row: ComparisonRow, footnotes: list[str]) -> str:
     symbol = _SYMBOLS.get(row.verdict, "")
     if not row.reason:
         return symbol + row.verdict
-    if row.verdict == "unresolved":
+    if row.verdict in ("unresolved", "confounded"):
         return f"{symbol}{row.verdict} ({row.reason})"
     return symbol + _short(row.reason, row.verdict, footnotes)
 

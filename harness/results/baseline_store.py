@@ -282,6 +282,6 @@ def _read_manifest(path: Path, content: bytes) -> Manifest:
         values = {k: data[k] for k in ("suite", "method", "command", "created", "harness_version", "records")}
         if not all(_FOLDER.match(n) and isinstance(s, str) for n, s in values["records"].items()):
             raise ValueError("a file name or hash is malformed")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BaselineError(f"{path} is malformed ({error}). {_mend(path)}") from error
     return Manifest(**values)

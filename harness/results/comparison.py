@@ -15,6 +15,7 @@ from typing import Literal
 
 from ..interfaces.specs import Better, MetricSpec
 from .evaluation_noise import evaluation_noise
+from .factors import Factors, factors
 from .frontier import Frontier, Window, covers, describe_l0, overlap
 from .multiple import holm
 from .record import Record
@@ -44,7 +45,15 @@ __all__ = [
 ]
 
 Verdict = Literal[
-    "better", "worse", "within noise", "unresolved", "not comparable", "no direction", "matched", "information"
+    "better",
+    "worse",
+    "within noise",
+    "unresolved",
+    "confounded",
+    "not comparable",
+    "no direction",
+    "matched",
+    "information",
 ]
 
 JUDGED: tuple[Verdict, ...] = ("better", "worse", "within noise")
@@ -149,12 +158,15 @@ def compare(
     allow_tainted: bool = False,
     labels: Mapping[str, Label] | None = None,
     primary: Collection[str] = (),
+    as_a_whole: bool = False,
 ) -> Comparison:
     """Hold a candidate's records against a baseline's, metric by metric, at matched L0.
 
     By default each value is the mean over log L0 across the stretch both sides cover; `at_l0` takes it at one L0.
     `labels`: the metrics' reliability in this suite; a misleading one gets no verdict.
     `primary`: the metrics that were declared beforehand. They stand first, and are corrected among themselves.
+    `as_a_whole`: judge the candidate with all that differs, where more than one factor does; else such rows are
+    `confounded`: their numbers stand, without a verdict.
 
     Raises:
         RecordError: a side is empty, mixed, has duplicates, or is tainted and `allow_tainted` is not given.
@@ -163,12 +175,15 @@ def compare(
     theirs = side_of(baseline, "baseline", allow_tainted=allow_tainted)
     differences = tuple(protocol_differences(candidate[0].protocol, baseline[0].protocol))
     levels: tuple[LevelRows, ...] = ()
+    between = factors(theirs, ours)
+    withheld = f"{len(between.changed)} factors differ" if between.confounded and not as_a_whole else ""
     if differences:
         reason = "; ".join(d.describe() for d in differences)
         rows = tuple(_incomparable(spec, reason) for spec in metrics)
     else:
-        rows = _table((_row(spec, ours, theirs, at_l0) for spec in metrics), labels or {}, primary)
-        levels = _by_level(metrics, ours, theirs, labels or {}, primary)
+        told = (_withheld(_row(spec, ours, theirs, at_l0), withheld) for spec in metrics)
+        rows = _table(told, labels or {}, primary)
+        levels = _by_level(metrics, ours, theirs, labels or {}, primary, withheld)
     return Comparison(
         candidate=ours.label,
         baseline=theirs.label,
@@ -178,7 +193,7 @@ def compare(
         candidate_seeds=ours.seeds,
         baseline_seeds=theirs.seeds,
         at_l0=at_l0,
-        notes=tuple(_notes(ours, theirs, metrics)),
+        notes=(*_notes(ours, theirs, metrics), *_factor_notes(between, as_a_whole)),
     )
 
 
@@ -221,6 +236,13 @@ def _table(
     """One table's rows: labelled, decided, L0 first and then the primary metrics."""
     found = _corrected(replace(_labelled(row, labels), primary=row.metric in primary) for row in rows)
     return tuple(sorted(found, key=lambda row: (row.metric != L0, not row.primary)))
+
+
+def _withheld(row: ComparisonRow, reason: str) -> ComparisonRow:
+    """The row without a verdict where more than one factor differs (`reason`)."""
+    if reason and row.verdict in (*JUDGED, "unresolved"):
+        return replace(row, verdict="confounded", reason=reason)
+    return row
 
 
 def _labelled(row: ComparisonRow, labels: Mapping[str, Label]) -> ComparisonRow:
@@ -377,7 +399,12 @@ def _span(curves: Mapping[int, Frontier]) -> str:
 
 
 def _by_level(
-    metrics: Sequence[MetricSpec], ours: Side, theirs: Side, labels: Mapping[str, Label], primary: Collection[str]
+    metrics: Sequence[MetricSpec],
+    ours: Side,
+    theirs: Side,
+    labels: Mapping[str, Label],
+    primary: Collection[str],
+    withheld: str,
 ) -> tuple[LevelRows, ...]:
     here, there = ours.curves(L0), theirs.curves(L0)
     if not here or not there:
@@ -391,7 +418,7 @@ def _by_level(
     found: list[LevelRows] = []
     for l0 in sorted(math.exp(math.fsum(logs) / len(logs)) for logs in levels.values()):
         if not isinstance(_match(here, there, l0), str):
-            rows = (_row(spec, ours, theirs, l0) for spec in compared)
+            rows = (_withheld(_row(spec, ours, theirs, l0), withheld) for spec in compared)
             found.append(LevelRows(l0=l0, rows=_table(rows, labels, primary)))
     return tuple(found)
 
@@ -403,17 +430,21 @@ def _notes(ours: Side, theirs: Side, metrics: Sequence[MetricSpec]) -> list[str]
             n, total = len(side.entries(spec.name)), len(side.records)
             if 0 < n < total:
                 notes.append(f"{side.label}: {spec.name} is missing in {total - n} of {total} records")
-    here, there = ours.settings(), theirs.settings()
-    changed = [f"{k} {there[k]} vs {here[k]}" for k in sorted(set(here) & set(there)) if here[k] != there[k]]
-    names = (theirs.records[0].method.name, ours.records[0].method.name)
-    factors = ([f"method {names[0]} vs {names[1]}"] if names[0] != names[1] else []) + changed
-    if len(factors) > 1:
+    return notes
+
+
+def _factor_notes(found: Factors, as_a_whole: bool) -> list[str]:
+    notes = []
+    if found.confounded:
+        then = "it is judged as a whole" if as_a_whole else "no verdict. Add a run in which one alone changes"
         notes.append(
-            f"confounded: {len(factors)} factors differ ({', '.join(factors)}), so no difference can be laid to one of "
-            "them: add a run in which one alone changes"
+            f"confounded: {len(found.changed)} factors differ ({', '.join(found.changed)}), so no difference can be "
+            f"laid to one of them: {then}"
         )
-    elif changed:
-        notes.append(f"one factor differs: {changed[0]}")
+    elif found.changed and not found.changed[0].startswith("method "):
+        notes.append(f"one factor differs: {found.changed[0]}")
+    if found.of_the_methods:
+        notes.append(f"each method has its own {', '.join(found.of_the_methods)}")
     return notes
 
 

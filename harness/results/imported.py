@@ -132,6 +132,10 @@ def _obstacle(item: Evidence) -> str:
         return "does not say the SAE's size or the language model"
     if not any(_metrics_of(evaluation, item) for evaluation in item.evaluations.values()):
         return "holds no evaluation"
+    try:
+        _ended(item)
+    except (OverflowError, ValueError, OSError):
+        return f"says that it was evaluated {item.time:.3g} seconds after 1970, which is no date"
     return ""
 
 
@@ -221,12 +225,12 @@ def _sae_config(item: Evidence) -> Mapping[str, Setting]:
 
 def _metrics_of(evaluation: Evaluation, item: Evidence) -> dict[str, MetricEntry]:
     given = dict(evaluation.metrics)
+    made_here = _made_here(evaluation)
     if evaluation.name == "core":
         if "explained_variance" in given and _LEGACY_UNTIL not in given:
             given[_LEGACY_UNTIL] = given.pop("explained_variance")
-        if "mse" in given and item.d_in:
+        if "mse" in given and item.d_in and "mse" not in made_here:  # ours needs no guess at the tokens of a batch
             given["mse_per_element"] = given.pop("mse") * _tokens_of_batch(evaluation) / item.d_in
-    made_here = _made_here(evaluation)
     if evaluation.name == "absorption" and _FRACTION in given and not made_here and _SINCE_06 not in evaluation.config:
         given[f"{_FRACTION}_early"] = given.pop(_FRACTION)
     found: dict[str, MetricEntry] = {}
@@ -339,8 +343,6 @@ def _hookpoint(item: Evidence) -> str:
 
 
 def _provenance(item: Evidence) -> Provenance:
-    ended = item.time
-    created = "" if ended is None else datetime.fromtimestamp(ended, timezone.utc).isoformat(timespec="seconds")
     commits = sorted(
         {e.commit[:12] if _HEX.match(e.commit) else e.commit for e in item.evaluations.values() if e.commit}
     )
@@ -352,11 +354,18 @@ def _provenance(item: Evidence) -> Provenance:
         device=NOT_SAID,
         threads=0,
         commit="",
-        created=created,
+        created=_ended(item),
         suite_sha256="",
         command="sae-harness baselines import",
         source=f"{item.name}, sha256 {item.file_sha256}",
     )
+
+
+def _ended(item: Evidence) -> str:
+    """When its last evaluation ended; empty where the file does not say. Raises what `fromtimestamp` does."""
+    if item.time is None:
+        return ""
+    return datetime.fromtimestamp(item.time, timezone.utc).isoformat(timespec="seconds")
 
 
 def _taints(

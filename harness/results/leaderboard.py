@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
 
 from ..errors import RecordError, UnknownNameError
 from ..interfaces.specs import MetricSpec
-from .comparison import MIN_SEEDS, judge
+from .comparison import MIN_SEEDS, ROUNDING
 from .frontier import Frontier, Window, overlap
+from .pairwise import shaffer
 from .record import Record
 from .reliability import MEANING, Label
 from .side import L0, Side, protocol_differences, side_of
-from .statistics import Interval, difference, mean_interval
+from .statistics import CONFIDENCE, Difference, Interval, difference, mean_interval
 
 PRIMARY = "fvu"
 """The metric ranks are given by, where it is measured and none is chosen."""
@@ -25,7 +28,8 @@ class LeaderboardEntry:
 
     label: str
     rank: int | None
-    """1 + the number of methods significantly better on the primary metric; None where it is not ranked."""
+    """1 + the number of methods significantly better on the primary metric, after the correction over all pairs; None
+    where it is not ranked."""
     reason: str
     """Why it is not ranked; empty where it is."""
     control: bool
@@ -61,9 +65,10 @@ def leaderboard(
 ) -> Leaderboard:
     """Rank methods on `primary` (default: `fvu`, else the first compared metric with a direction).
 
-    Each value is a mean over log L0 across the stretch common to all ranked methods. Two methods tie unless the
-    95 % interval of their difference excludes zero. Controls, faulty presets, tainted records and methods with
-    fewer than three seeds are listed unranked; a control that shares no L0 (the identity) shows its values at its own.
+    Each value is a mean over log L0 across the stretch common to all ranked methods. Two methods tie unless their
+    difference is significant after the correction over all pairs (`pairwise.py`), at 5 % for the whole list. Controls,
+    faulty presets, tainted records and methods with fewer than three seeds are listed unranked; a control that shares
+    no L0 (the identity) shows its values at its own.
     `labels`: the metrics' reliability in this suite; none ranks by a misleading one.
 
     Raises:
@@ -80,9 +85,9 @@ def leaderboard(
         label: side_of(records, label, allow_tainted=allow_tainted) for label, records in records_by_method.items()
     }
     foreign = _other_protocols(sides, spec.name)
-    versions = {m.name: _common_version(m.name, sides.values()) for m in metrics}
+    made_by = {m.name: _common_definition(m.name, sides.values()) for m in metrics}
     reasons = {
-        label: _exclusion(side, spec.name, versions[spec.name]) or foreign.get(label, "")
+        label: _exclusion(side, spec.name, made_by[spec.name]) or foreign.get(label, "")
         for label, side in sides.items()
     }
     windows = {
@@ -94,12 +99,12 @@ def leaderboard(
     for label, side in sides.items():
         if not reasons[label] and label not in members:
             reasons[label] = _no_overlap(side, spec.name, window)
-    ranks = _ranks({label: _read(sides[label], spec.name, window) for label in members}, spec)
+    ranks, n_pairs = _ranks({label: _read(sides[label], spec.name, window) for label in members}, spec)
     entries: list[LeaderboardEntry] = []
     for label, side in sides.items():
         # A foreign protocol's numbers stand in no common table; those of others' results are all there is to show.
         here = label not in foreign or side.imported
-        shown = [m.name for m in metrics if here and _versions(side, m.name) == {versions[m.name]}]
+        shown = [m.name for m in metrics if here and _definitions(side, m.name) == {made_by[m.name]}]
         entries.append(_entry(label, side, ranks.get(label), reasons[label], *_values(side, shown, window)))
     notes = _grouped({label: side.notes() for label, side in sides.items()})
     return Leaderboard(
@@ -107,7 +112,7 @@ def leaderboard(
         metrics=tuple(metrics),
         window=window,
         entries=tuple(sorted(entries, key=lambda entry: _order(entry, spec))),
-        notes=(*notes, *_reliability_notes(metrics, labels)),
+        notes=(*_correction_note(n_pairs), *notes, *_reliability_notes(metrics, labels)),
     )
 
 
@@ -125,6 +130,16 @@ def _grouped(notes: Mapping[str, Sequence[str]]) -> list[str]:
             if label not in named:
                 named.append(label)
     return [f"{', '.join(labels)}: {text}" for text, labels in methods.items()]
+
+
+def _correction_note(n_pairs: int) -> list[str]:
+    """That ranks are corrected; nothing where there is one pair or none."""
+    if n_pairs < 2:
+        return []
+    return [
+        f"{n_pairs} pairs of methods are compared, decided after Holm's correction over them (in Shaffer's form, for "
+        "pairs): chance ranks any equal methods apart with 5 % at most. The intervals shown are uncorrected."
+    ]
 
 
 def _reliability_notes(metrics: Sequence[MetricSpec], labels: Mapping[str, Label]) -> list[str]:
@@ -156,7 +171,7 @@ def _primary(metrics: Sequence[MetricSpec], name: str | None) -> MetricSpec:
     return ranking[name]
 
 
-def _exclusion(side: Side, primary: str, version: int) -> str:
+def _exclusion(side: Side, primary: str, definition: _Definition) -> str:
     """Why a method is not ranked whatever its protocol; empty where it may be."""
     if side.control:
         return "control"
@@ -170,8 +185,12 @@ def _exclusion(side: Side, primary: str, version: int) -> str:
     seeds = len(side.curves(primary))
     if seeds < MIN_SEEDS:
         return f"n={seeds} seed{'' if seeds == 1 else 's'}"
-    own = _versions(side, primary)
-    return "" if own == {version} else f"{primary} version {' and '.join(map(str, sorted(own)))}, not {version}"
+    own = _definitions(side, primary)
+    if own == {definition}:
+        return ""
+    if {evaluator for evaluator, _ in own} != {definition.evaluator}:
+        return f"{primary} of {' and '.join(sorted({evaluator for evaluator, _ in own}))}, not {definition.evaluator}"
+    return f"{primary} version {' and '.join(sorted(str(version) for _, version in own))}, not {definition.version}"
 
 
 def _other_protocols(sides: Mapping[str, Side], primary: str) -> dict[str, str]:
@@ -187,14 +206,22 @@ def _other_protocols(sides: Mapping[str, Side], primary: str) -> dict[str, str]:
     return found
 
 
-def _versions(side: Side, metric: str) -> set[int]:
-    return {e.version for e in side.entries(metric)}
+class _Definition(NamedTuple):
+    """What makes two numbers of one name the same metric. An imported one can bear the name of a metric of ours: its
+    evaluator tells them apart."""
+
+    evaluator: str
+    version: int
 
 
-def _common_version(metric: str, sides: Iterable[Side]) -> int:
-    """The version of a metric that most methods have, of equally many the newest."""
-    held = Counter(version for side in sides for version in _versions(side, metric))
-    return max(held, key=lambda version: (held[version], version), default=0)
+def _definitions(side: Side, metric: str) -> set[_Definition]:
+    return {_Definition(e.evaluator, e.version) for e in side.entries(metric)}
+
+
+def _common_definition(metric: str, sides: Iterable[Side]) -> _Definition:
+    """That of most methods, of equally many the newest."""
+    held = Counter(definition for side in sides for definition in _definitions(side, metric))
+    return max(held, key=lambda d: (held[d], d.version, d.evaluator), default=_Definition("", 0))
 
 
 def _largest_group(windows: Mapping[str, Window]) -> tuple[tuple[str, ...], Window | None]:
@@ -227,17 +254,29 @@ def _reaches(curve: Frontier, window: Window) -> bool:
     return all(overlap((curve.window, end)) is not None for end in ends)
 
 
-def _ranks(values: Mapping[str, Mapping[int, float]], spec: MetricSpec) -> dict[str, int]:
-    """1 + how many methods are significantly better."""
-    return {
-        label: 1 + sum(_is_better(other, own, spec) for name, other in values.items() if name != label)
-        for label, own in values.items()
-    }
+def _ranks(values: Mapping[str, Mapping[int, float]], spec: MetricSpec) -> tuple[dict[str, int], int]:
+    """1 + how many methods are significantly better, and how many pairs were put to the test.
+
+    A pair is decided after the correction over all pairs, so that chance parts any two equal methods in one list of
+    twenty at most; its direction is that of the difference.
+    """
+    found = {(a, b): difference(values[a], values[b]) for a, b in combinations(values, 2)}
+    judged = {pair: d for pair, d in found.items() if d.n >= MIN_SEEDS and d.p_value is not None}
+    corrected = shaffer({pair: _p_value(d, (values[pair[0]], values[pair[1]])) for pair, d in judged.items()})
+    ranks = dict.fromkeys(values, 1)
+    for (a, b), p in corrected.items():
+        if p < 1.0 - CONFIDENCE:
+            a_is_better = (judged[a, b].estimate > 0.0) == (spec.better == "higher")
+            ranks[b if a_is_better else a] += 1
+    return ranks, len(judged)
 
 
-def _is_better(a: Mapping[int, float], b: Mapping[int, float], spec: MetricSpec) -> bool:
-    scale = max(map(abs, (*a.values(), *b.values())))
-    return judge(spec, difference(a, b), scale)[0] == "better"
+def _p_value(found: Difference, values: Sequence[Mapping[int, float]]) -> float:
+    """Of no difference; 1 where the interval has zero, or a difference of rounding alone."""
+    scale = max(abs(value) for own in values for value in own.values())
+    if found.p_value is None or not found.excludes_zero(ROUNDING * scale):
+        return 1.0
+    return found.p_value
 
 
 def _entry(

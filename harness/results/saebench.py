@@ -3,7 +3,8 @@
 Only numbers that follow SAEBench's definition are written, under SAEBench's names: those of our evaluators'
 `saebench_` metrics, those that an imported record had from SAEBench, and of the core evaluation `l0`, `cosine` and
 `l2_ratio`, whose definition is the same. A field that the structure requires and the record does not hold is never made
-up: then the kind is refused.
+up: then the kind is refused. So `core` is written where the evaluator saebench_core was run, and `sparse_probing` where
+saebench_sparse_probing was.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ MADE_BY = f"none: made by sae-harness {__version__}"
 """Stands for the commit of SAEBench, which did not run."""
 _NS = (2, 5, 10, 20, 50, 100, 500)
 _KS = (1, 2, 5, 10, 20, 50, 100)
+_PROMPTS = 16
+"""Sequences of a batch: as `saebench_core` has them."""
+_TOP = re.compile(r"sae_top_(\d+)_test_accuracy\Z")
+_DETAIL = "_results"
+"""What SAEBench puts after the name of a data set in the rows of its details."""
 _LAYER = re.compile(r"blocks\.(\d+)\.")
 
 Groups = Mapping[str, Mapping[str, bool]]
@@ -119,6 +125,25 @@ KINDS: Mapping[str, Kind] = {
     "unlearning": Kind("unlearning", _group("unlearning", "unlearning_score")),
     "ravel": Kind("ravel", _group("ravel", "disentanglement_score", "cause_score", "isolation_score")),
     "autointerp": Kind("autointerp", _group("autointerp", "autointerp_score", "autointerp_std_dev")),
+    "sparse_probing_sae_probes": Kind(
+        "sparse_probing_sae_probes",
+        {
+            **_group("llm", *(f"llm_test_{score}" for score in ("accuracy", "auc", "f1")), required=False),
+            **_group(
+                "sae",
+                "sae_test_accuracy",
+                *(f"sae_top_{k}_test_{score}" for k in _KS for score in ("accuracy", "auc", "f1")),
+                required=False,
+            ),
+        },
+    ),
+    "meta_structure_decoder_variance": Kind(
+        "meta_structure_decoder_variance",
+        _group(
+            "meta_structure",
+            *("decoder_fraction_variance_explained", "final_reconstruction_mse", "train_time_seconds"),
+        ),
+    ),
     "mdl": Kind(
         "mdl",
         {},
@@ -134,6 +159,10 @@ _SPREADS = {
     "autointerp_std_dev": "autointerp_score",
 }
 """A spread over letters or latents -> the mean whose standard error times the root of n it is."""
+
+
+_COUNTED = "total_tokens_"
+"""How fields begin that the structure requires whole numbers in."""
 
 
 def export(record: Record, kinds: Sequence[str] = (), *, allow_tainted: bool = False) -> Exported:
@@ -177,7 +206,7 @@ def _held(record: Record, name: str, kind: Kind) -> dict[str, tuple[str, MetricE
     found: dict[str, tuple[str, MetricEntry]] = {}
     for field in (field for fields in kind.groups.values() for field in fields):
         spec = known_as(name, field)
-        for metric in () if spec is None else (spec.name, measured_as(name, field)):
+        for metric in (spec.name if spec is not None else "", measured_as(name, field)):
             entry = record.metrics.get(metric)
             if entry is not None:
                 found[field] = (metric, entry)
@@ -188,7 +217,8 @@ def _held(record: Record, name: str, kind: Kind) -> dict[str, tuple[str, MetricE
 def _value(field: str, held: Mapping[str, tuple[str, MetricEntry]]) -> float | None:
     """What is written into a field; None where the record does not hold it."""
     if field in held:
-        return held[field][1].value
+        value = held[field][1].value
+        return int(value) if field.startswith(_COUNTED) else value
     mean = held.get(_SPREADS.get(field, ""))
     if mean is None or mean[1].stderr is None or mean[1].n < 2:
         return None
@@ -236,6 +266,7 @@ def _file(record: Record, name: str, kind: Kind, held: Mapping[str, tuple[str, M
         "sae_harness_suite": record.protocol.suite,
         MADE_HERE: [[f, metric, e.version, e.n, e.stderr] for f, (metric, e) in held.items()],
     }
+    config |= _config_of(record, name, held)
     if record.provenance.source:
         config["sae_harness_source"] = record.provenance.source
     taints = _taints(record, held)
@@ -249,7 +280,7 @@ def _file(record: Record, name: str, kind: Kind, held: Mapping[str, tuple[str, M
         "eval_result_metrics": {
             group: {field: _value(field, held) for field in fields} for group, fields in kind.groups.items()
         },
-        "eval_result_details": [],
+        "eval_result_details": _details(held) if name == "sparse_probing" else [],
         "sae_bench_commit_hash": MADE_BY,
         "sae_lens_id": _sae_id(record),
         "sae_lens_release_id": _release(record),
@@ -257,6 +288,50 @@ def _file(record: Record, name: str, kind: Kind, held: Mapping[str, tuple[str, M
         "sae_cfg_dict": _sae_config(record),
         "eval_result_unstructured": None,
     }
+
+
+def _config_of(record: Record, name: str, held: Mapping[str, tuple[str, MetricEntry]]) -> dict[str, Any]:
+    """What SAEBench's config of the kind says of the data: its classes would take its own defaults for what is not
+    said."""
+    if name == "core" and (total := held.get(f"{_COUNTED}eval_reconstruction")):
+        length = record.protocol.seq_len
+        n_batches = math.ceil(total[1].value / (_PROMPTS * length))
+        computed = ("kl", "ce_loss", "l2_norms", "sparsity_metrics", "variance_metrics")
+        featurewise = ("featurewise_density_statistics", "featurewise_weight_based_metrics")
+        return {
+            "dataset": record.protocol.eval_data,
+            "batch_size_prompts": _PROMPTS,
+            "context_size": length,
+            "n_eval_reconstruction_batches": n_batches,
+            "n_eval_sparsity_variance_batches": n_batches,
+            **{f"compute_{what}": True for what in (*computed, *featurewise)},
+        }
+    sizes = record.metrics.get("probing_classes")
+    if name == "sparse_probing" and sizes is not None and sizes.detail:
+        train, test = (int(max(column)) for column in zip(*sizes.detail.values(), strict=True))
+        options = record.evaluations[sizes.evaluator].options
+        length = options.get("max_tokens")
+        return {
+            "dataset_names": [detail["dataset_name"].removesuffix(_DETAIL) for detail in _details(held)],
+            "probe_train_set_size": train,
+            "probe_test_set_size": test,
+            "k_values": sorted(int(k[1]) for k in map(_TOP.match, held) if k),
+            **({"context_length": length + 1} if isinstance(length, int) else {}),
+        }
+    return {}
+
+
+def _details(held: Mapping[str, tuple[str, MetricEntry]]) -> list[dict[str, Any]]:
+    """The fields' values on each data set, where all of them hold those of the same."""
+    given = {field: entry.detail or {} for field, (_, entry) in held.items()}
+    names = {tuple(detail) for detail in given.values()}
+    if len(names) != 1:
+        return []
+    [sets] = names
+    return [
+        {"dataset_name": f"{own}{_DETAIL}", **{field: sum(d[own]) / len(d[own]) for field, d in given.items()}}
+        for own in sets
+    ]
 
 
 def _release(record: Record) -> str:

@@ -42,8 +42,7 @@ _CORE: Mapping[str, _Known] = {
         "saebench_explained_variance_corrected",
         "higher",
         "1 - |x - x_hat|^2 over a total in which E[x^2] stands where E[x] is meant: nearly the uncentred share, and "
-        "not comparable with explained_variance",
-        (None, 1.0),
+        "not comparable with explained_variance; above 1 where activations are large",
     ),
     "mse_per_element": _Known(
         "saebench_mse", "lower", "mean of (x - x_hat)^2 per element, from SAEBench's sum over a batch", (0.0, None)
@@ -181,6 +180,7 @@ _SINGLE: Mapping[str, Mapping[str, _Known]] = {
             "higher",
             "test accuracy of a probe on all latents, its epoch chosen on the test texts",
             (0.0, 1.0),
+            "saebench_probing_sae_accuracy",
         )
     },
     "sparse_probing_sae_probes": {
@@ -230,7 +230,7 @@ _SWEPT: Sequence[tuple[str, re.Pattern[str], _Known]] = (
             "higher",
             "accuracy of a probe on the k latents of largest class difference, {}",
             (0.0, 1.0),
-            "saebench_sparse_probing_top{}_accuracy",
+            "saebench_probing_sae_top{}_accuracy",
         ),
     ),
     *(
@@ -296,9 +296,28 @@ def known_as(evaluation: str, metric: str) -> MetricSpec | None:
 
 
 def measured_as(evaluation: str, metric: str) -> str:
-    """The metric of our evaluators that follows the definition of one of SAEBench's; empty where none does."""
+    """The metric of our evaluators that follows the definition of one of SAEBench's; empty where none does.
+
+    Of the LM's own numbers too, and of the `mse` that falls with the size of the batch.
+    """
     found = _found(evaluation, metric)
-    return "" if found is None else found.measured
+    if found is not None and found.measured:
+        return found.measured
+    if evaluation == "core":
+        return _OF_CORE.format(_TOTALS.get(metric, metric)) if metric in _CORE or metric in _LM_CORE else ""
+    probe = _PROBE.match(metric) if evaluation == "sparse_probing" else None
+    return "" if probe is None else f"saebench_probing_llm_{probe[1] or ''}accuracy".replace("top_", "top")
+
+
+_OF_CORE = "saebench_core_{}"
+_TOTALS: Mapping[str, str] = dict.fromkeys(
+    ("total_tokens_eval_reconstruction", "total_tokens_eval_sparsity_variance"), "total_tokens"
+)
+_LM_CORE = frozenset(
+    {"kl_div_with_ablation", "ce_loss_with_ablation", "ce_loss_without_sae", "l2_norm_in", "mse", *_TOTALS}
+)
+"""What `known_as` does not know, and `saebench_core` measures."""
+_PROBE = re.compile(r"llm_(top_\d+_)?test_accuracy\Z")
 
 
 def specs_of(names: Iterable[str]) -> list[MetricSpec]:

@@ -39,7 +39,7 @@ def write_sums(root: Path) -> int:
         raise BaselineError(f"There is nothing to sign in {root}: build baselines first, or name their folder.")
     text = "".join(f"{sha256}  {name}\n" for name, sha256 in sums.items())
     path = root / SUMS
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or path.read_bytes() != text.encode():
         (root / SIGNATURE).unlink(missing_ok=True)
         write_atomically(path, text)
     return len(sums)

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 _HOME = {
     "CheckResult": "checks",
     "run_checks": "checks",
+    "check_competition": "pieces",
+    "check_correlation": "pieces",
+    "check_moving_maximum": "pieces",
+    "check_schedule": "pieces",
     "parametrize_with_checks": "parametrize",
     "TinyLM": "fixtures",
     "identity_sae": "fixtures",
@@ -30,6 +34,10 @@ if TYPE_CHECKING:
     from .fixtures import tiny_context as tiny_context
     from .fixtures import tiny_store as tiny_store
     from .parametrize import parametrize_with_checks as parametrize_with_checks
+    from .pieces import check_competition as check_competition
+    from .pieces import check_correlation as check_correlation
+    from .pieces import check_moving_maximum as check_moving_maximum
+    from .pieces import check_schedule as check_schedule
 
 
 def __getattr__(name: str) -> object:

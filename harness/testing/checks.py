@@ -15,9 +15,11 @@ import torch
 from ..errors import ConfigError, HarnessError, PluginError, UnknownNameError
 from ..interfaces.specs import Option, SAESpec, TrainerSpec
 from ..plugins import Catalogue, Provided
+from .analysis_checks import ANALYSIS_CHECKS, AnalysisBench
 from .bench import MethodBench, require
 from .evaluator_checks import EVALUATOR_CHECKS, EvaluatorBench
 from .sae_checks import SAE_CHECKS
+from .terms import DEFAULT_TERM_CHECKS, TERM_CHECKS
 from .trainer_checks import SPEC_CHECKS, TRAINED_CHECKS, UNTRAINED_CHECKS
 
 _HEAVY = ("torch", "transformers", "datasets", "sklearn", "scipy")
@@ -29,7 +31,7 @@ class Check:
 
     spec: str
     """The subject: `topk`, `temporal@shuffled`, `sae:topk:random` (the SAE topk, made by the method random),
-    `evaluator:core`, or the distribution itself."""
+    `evaluator:core`, `analysis:splitting`, or the distribution itself."""
     name: str
     run: Callable[[], None]
     expected_failure: str = ""
@@ -89,7 +91,8 @@ def run_checks(
 def collect_checks(
     distribution: str, catalogue: Catalogue, *, expected_failures: Mapping[str, str] | None = None
 ) -> list[Check]:
-    """The checks of a distribution, in the order of its specs: plugin, SAEs, methods with their presets, evaluators.
+    """The checks of a distribution, in the order of its specs: plugin, SAEs, methods with their presets, evaluators,
+    analyses.
 
     `expected_failures` maps a check to the reason why it fails: by its id (`topk-loss_terms_sum_to_total`), or by its
     name for all specs. An expected failure that passes is an error.
@@ -102,6 +105,7 @@ def collect_checks(
         *_sae_checks(name, catalogue),
         *_trainer_checks(name, catalogue),
         *_evaluator_checks(name, catalogue),
+        *_analysis_checks(name, catalogue),
     ]
     return _with_expected(checks, expected_failures or {})
 
@@ -177,9 +181,10 @@ def _trainer_checks(distribution: str, catalogue: Catalogue) -> Iterator[Check]:
     for provided in _of(distribution, catalogue.trainers.values()):
         for label, name, overrides in _variants(provided):
             bench = MethodBench(catalogue, name, label=label, overrides=overrides)
-            of_training = TRAINED_CHECKS if provided.spec.trained else UNTRAINED_CHECKS
+            of_training = (*TRAINED_CHECKS, *TERM_CHECKS) if provided.spec.trained else UNTRAINED_CHECKS
+            of_default = (*SPEC_CHECKS, *(DEFAULT_TERM_CHECKS if provided.spec.trained else ()))
             is_default = label == provided.spec.name
-            yield from _bound(label, (*SPEC_CHECKS, *of_training) if is_default else of_training, bench)
+            yield from _bound(label, (*of_default, *of_training) if is_default else of_training, bench)
 
 
 def _variants(provided: Provided[TrainerSpec]) -> Iterator[tuple[str, str, Mapping[str, Option]]]:
@@ -195,6 +200,11 @@ def _variants(provided: Provided[TrainerSpec]) -> Iterator[tuple[str, str, Mappi
 def _evaluator_checks(distribution: str, catalogue: Catalogue) -> Iterator[Check]:
     for provided in _of(distribution, catalogue.evaluators.values()):
         yield from _bound(f"evaluator:{provided.spec.name}", EVALUATOR_CHECKS, EvaluatorBench(provided))
+
+
+def _analysis_checks(distribution: str, catalogue: Catalogue) -> Iterator[Check]:
+    for provided in _of(distribution, catalogue.analyses.values()):
+        yield from _bound(f"analysis:{provided.spec.name}", ANALYSIS_CHECKS, AnalysisBench(provided, catalogue))
 
 
 def _bound(spec: str, checks: Sequence[Callable[[Any], None]], bench: object) -> Iterator[Check]:

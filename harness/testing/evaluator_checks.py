@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
-import numpy as np
 import torch
 
 from ..errors import ConformanceError, DataError
-from ..evaluation.context import StoreEvalContext
-from ..evaluation.judge import Judge
-from ..interfaces.batch import SequenceBatch
 from ..interfaces.evaluator import EvalContext, Evaluator
 from ..interfaces.sae import SAE
 from ..interfaces.specs import EvaluatorSpec, MetricValue
 from ..plugins import Provided
 from .bench import require
-from .fixtures import HOOKPOINT, TinyLM, identity_sae, random_sae, tiny_store, tiny_truth
-from .texts import PlantedJudge, PlantedTexts, Rows, planted_rows
+from .fixtures import identity_sae, random_sae, tiny_store
+from .observed import Observed, Uncounted, global_seed, random_states
+from .texts import planted_rows
 
 BOUND_TOLERANCE = 1e-6
 BATCH_TOLERANCE = 1e-4
@@ -43,9 +35,9 @@ class EvaluatorBench:
         """What it declares."""
         return self.provided.spec
 
-    def context(self, batch_sequences: int = 12) -> _Observed:
+    def context(self, batch_sequences: int = 12) -> Observed:
         """A new context; without a language model, and without an SAE of another seed, unless the spec needs one."""
-        context = _Observed(
+        context = Observed(
             batch_sequences=batch_sequences,
             language_model="language_model" in self.spec.needs,
             rows=planted_rows(self.spec),
@@ -57,44 +49,6 @@ class EvaluatorBench:
         evaluator: Evaluator = self.provided.load()({})
         with torch.no_grad():
             return evaluator.evaluate(sae.eval(), self.context() if context is None else context)
-
-
-class _Observed(StoreEvalContext):
-    """A context that counts what is asked of it."""
-
-    def __init__(self, *, batch_sequences: int, language_model: bool, rows: Rows | None = None) -> None:
-        self.store = tiny_store(1, n_sequences=12)
-        self.lm = TinyLM() if language_model else None
-        super().__init__(
-            self.store,
-            hookpoint=HOOKPOINT,
-            data_id="tiny",
-            seed=0,
-            language_model=self.lm,
-            lm_sha256="tiny" if language_model else "",
-            texts=PlantedTexts(self.lm, rows=rows) if self.lm is not None else None,
-            truth=tiny_truth(1, n_sequences=12),
-            batch_sequences=batch_sequences,
-        )
-
-    def judge(self, make: Callable[[Path | None], Any]) -> Judge:
-        """A judge that follows a rule, in place of the one that `make` would give."""
-        return Judge(PlantedJudge(), None)
-
-
-class _Uncounted(_Observed):
-    """A context whose batches hold no counted token, or of which there are none."""
-
-    def __init__(self, *, language_model: bool, masked: bool) -> None:
-        super().__init__(batch_sequences=12, language_model=language_model)
-        self.asked = False
-        self._masked = masked
-
-    def batches(self) -> Iterator[SequenceBatch]:
-        self.asked = True
-        if self._masked:
-            for batch in super().batches():
-                yield dataclasses.replace(batch, mask=torch.zeros_like(batch.mask))
 
 
 def spec_is_complete(bench: EvaluatorBench) -> None:
@@ -187,9 +141,9 @@ def grad_mode_is_left_as_it_was(bench: EvaluatorBench) -> None:
 
 def the_global_random_state_is_left_as_it_was(bench: EvaluatorBench) -> None:
     """The generators of torch, numpy and random are not drawn from nor seeded."""
-    before = _random_states()
+    before = random_states()
     bench.run(random_sae())
-    for name, state in _random_states().items():
+    for name, state in random_states().items():
         require(
             state == before[name],
             f"The evaluator uses the global random state of {name}: use context.generator(purpose).",
@@ -199,9 +153,9 @@ def the_global_random_state_is_left_as_it_was(bench: EvaluatorBench) -> None:
 def the_same_value_comes_twice(bench: EvaluatorBench) -> None:
     """Two evaluations of one SAE agree to the bit, in one context and in two, whatever the global random state."""
     context, sae = bench.context(), random_sae()
-    with _global_seed(1):
+    with global_seed(1):
         first = bench.run(sae, context)
-    with _global_seed(2):
+    with global_seed(2):
         others = {"in the same context": bench.run(sae, context), "in a new context": bench.run(sae)}
     for where, again in others.items():
         for name, measured in first.items():
@@ -228,7 +182,7 @@ def values_do_not_depend_on_the_batch_size(bench: EvaluatorBench) -> None:
 def empty_data_are_refused(bench: EvaluatorBench) -> None:
     """Without sequences, and without a counted token, it raises DataError; there is no value to give."""
     for what, masked in (("there are no sequences", False), ("every token is masked", True)):
-        context = _Uncounted(language_model="language_model" in bench.spec.needs, masked=masked)
+        context = Uncounted(language_model="language_model" in bench.spec.needs, masked=masked)
         try:
             metrics = bench.run(random_sae(), context)
         except DataError:
@@ -279,27 +233,3 @@ EVALUATOR_CHECKS = (
 def _bounds(bounds: tuple[float | None, float | None]) -> tuple[float, float]:
     low, high = bounds
     return -math.inf if low is None else low, math.inf if high is None else high
-
-
-def _random_states() -> dict[str, object]:
-    kind, keys, *rest = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state().numpy().tobytes(),
-        "numpy": (kind, np.asarray(keys).tobytes(), *rest),
-        "random": random.getstate(),
-    }
-
-
-@contextmanager
-def _global_seed(seed: int) -> Iterator[None]:
-    """Seed the global generators for the time of a block."""
-    saved = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(saved[0])
-        np.random.set_state(saved[1])
-        random.setstate(saved[2])

@@ -127,6 +127,18 @@ def _training_store() -> ActivationStore:
     return tiny_store(0)
 
 
+class _Numbers:
+    """A tokenizer whose tokens are written as numbers, with spaces between."""
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        """The pieces."""
+        return [f" {token}" for token in ids]
+
+    def decode(self, ids: list[int], *, clean_up_tokenization_spaces: bool = False) -> str:
+        """The text of the ids."""
+        return "".join(self.convert_ids_to_tokens(ids))
+
+
 class TinyLM:
     """A language model of no layers: its logits are a linear readout of the hookpoint's activations.
 
@@ -135,6 +147,7 @@ class TinyLM:
     """
 
     vocab_size = VOCAB
+    tokenizer = _Numbers()
 
     def __init__(self) -> None:
         self.n_calls = 0

@@ -23,6 +23,7 @@ from harness.evaluation.evaluate import PlannedEvaluator, evaluate_sae
 from harness.evaluation.judge import (
     CACHE,
     KEY,
+    LOCAL,
     MODEL,
     URL,
     Budget,
@@ -32,6 +33,7 @@ from harness.evaluation.judge import (
     JudgeBudgetError,
     Message,
     Patience,
+    local_of,
 )
 from harness.interfaces.prompts import PromptBatch
 from harness.interfaces.sae import SAE, SAEConfig
@@ -233,8 +235,21 @@ def test_the_environment_names_the_judge_and_the_key_is_in_no_file(server, tmp_p
     assert not any("sk-very-secret" in path.read_text() for path in files)
 
 
+def test_the_environment_names_a_local_judge_where_there_is_no_endpoint(tmp_path, monkeypatch):
+    """The embedded LM, whose context is too short for the question."""
+    monkeypatch.delenv(URL, raising=False)
+    monkeypatch.setenv(LOCAL, "package:harness.builtin.tiny")
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    planned = [PlannedEvaluator(AUTOINTERP, AutointerpEvaluator, {"n_latents": 2})]
+    outcome = evaluate_sae(WordSAE(), planned, context()).outcomes["autointerp"]
+    assert outcome.status == "failed"
+    assert "The judge 'harness.builtin.tiny' takes" in outcome.reason
+    assert local_of("http://given", {LOCAL: "x"}) == local_of("", {LOCAL: "x", URL: "http://set"}) == ""
+
+
 def test_without_a_judge_it_says_how_to_name_one(monkeypatch):
     monkeypatch.delenv(URL, raising=False)
+    monkeypatch.delenv(LOCAL, raising=False)
     planned = [PlannedEvaluator(AUTOINTERP, AutointerpEvaluator, {})]
     outcome = evaluate_sae(WordSAE(), planned, context()).outcomes["autointerp"]
     assert outcome.status == "skipped"

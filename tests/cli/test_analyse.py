@@ -19,9 +19,11 @@ def register_analyses():
     yield AnalysisSpec(name="log_only", target="looking.found:log_only", summary="The log.", methods=("topk",))
     yield AnalysisSpec(name="worldly", target="looking.found:log_only", summary="Of worlds.", needs={"world"})
     yield AnalysisSpec(name="for_relu", target="looking.found:log_only", summary="Of relu.", methods=("relu",))
+    yield AnalysisSpec(name="beside", target="looking.found:Beside", summary="Of two.", methods=("batchtopk",))
+    yield AnalysisSpec(name="unable", target="looking.found:unable", summary="Of none.", methods=("batchtopk",))
 """
 FOUND = """\
-from harness import Analysis, AnalysisResult, DataError, Figure, Line, Panel
+from harness import Analysis, AnalysisResult, DataError, Figure, Line, NotEvaluatedError, Panel
 
 
 class Sizes(Analysis):
@@ -36,7 +38,20 @@ class Sizes(Analysis):
 def log_only(sae, context, training):
     if not training.method:
         raise DataError("no method is known")
-    return AnalysisResult(values={"rows": len(training.rows), "method": training.method})
+    return AnalysisResult(values={"rows": len(training.rows), "method": training.method, "seed": training.seed})
+
+
+class Beside(Analysis):
+    compares = True
+
+    def run(self, sae, context, training):
+        own, other = training.seed, self.reference.training.seed
+        label, d_sae = self.reference.label, self.reference.sae.config.d_sae
+        return AnalysisResult(values={"own": own, "other": other, "label": label, "d_sae": d_sae})
+
+
+def unable(sae, context, training):
+    raise NotEvaluatedError("not evaluated: no latent is alive")
 """
 needs_matplotlib = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None, reason="figures are an optional extra"
@@ -85,7 +100,8 @@ def test_all_that_apply_to_a_method_are_run_and_written(looking, tmp_path):
     assert document["values"] == {"l0": 4.0}
     assert (document["analysis"], document["suite"], document["sae"]["architecture"]) == ("sizes", "micro", "topk")
     log = json.loads((folder / "log_only" / "log_only.json").read_text())["values"]
-    assert log["method"] == "topk"
+    assert (log["method"], log["seed"]) == ("topk", 1)
+    assert document["sae"]["seed"] == 1
     assert log["rows"] > 10
     assert sorted(path.name for path in folder.iterdir()) == ["log_only", "sizes"]
 
@@ -118,7 +134,7 @@ def test_one_that_fails_is_told_and_the_others_are_written(looking, tmp_path):
 
 
 def test_a_killed_run_leaves_what_was_there(looking, tmp_path, monkeypatch):
-    from harness.cli import analyse
+    from harness.cli import analyse, analysis_files
 
     looking.ok(*args("topk", "sizes", "--l0", "4", "--no-figures", out=tmp_path))
     folder = tmp_path / "micro" / "topk-l0-4-seed-0"
@@ -128,10 +144,24 @@ def test_a_killed_run_leaves_what_was_there(looking, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(analyse, "require_matplotlib", lambda: None)
-    monkeypatch.setattr(analyse, "render_figure", killed)
+    monkeypatch.setattr(analysis_files, "render_figure", killed)
     assert looking.invoke(*args("topk", "sizes", "--l0", "4", out=tmp_path)).exit_code == 130
     assert [path.name for path in folder.iterdir()] == ["sizes"]
     assert (folder / "sizes" / "sizes.json").read_bytes() == before
+
+
+def test_two_saes_are_held_against_each_other_where_a_reference_is_named(looking, tmp_path):
+    alone = looking.json(*args("batchtopk", "--l0", "4", out=tmp_path))
+    assert alone["beside"] == {
+        "status": "skipped",
+        "reason": "needs another SAE beside this one: name it with --reference",
+    }
+    assert alone["unable"] == {"status": "skipped", "reason": "not evaluated: no latent is alive"}
+    found = looking.json(*args("batchtopk", "beside", "--l0", "4", "--seed", "1", "--reference", "topk", out=tmp_path))
+    assert found["beside"]["values"] == {"own": 1, "other": 1, "label": "topk-l0-4-seed-1", "d_sae": 64}
+    folder = tmp_path / "micro" / "batchtopk-l0-4-seed-1-beside-topk-l0-4-seed-1"
+    document = json.loads((folder / "beside" / "beside.json").read_text())
+    assert (document["sae"]["label"], document["reference"]["label"]) == ("batchtopk-l0-4-seed-1", "topk-l0-4-seed-1")
 
 
 def test_mistakes_are_one_line(looking, tmp_path):
@@ -147,8 +177,10 @@ def test_the_list_says_what_each_is_for(looking):
     lines = looking.ok("analyse", "--list").splitlines()
     assert lines[0].split() == ["analysis", "methods", "needs", "from", "summary"]
     assert [line.split()[:4] for line in lines[1:]] == [
+        ["beside", "batchtopk", "-", "looking"],
         ["for_relu", "relu", "-", "looking"],
         ["log_only", "topk", "-", "looking"],
         ["sizes", "any", "-", "looking"],
+        ["unable", "batchtopk", "-", "looking"],
         ["worldly", "any", "world", "looking"],
     ]

@@ -125,6 +125,8 @@ def test_a_folder_of_baselines_without_a_registry_beside_it_enters_nothing(proje
         ('[{"schema_version": 99}]', "newer sae-harness (schema 99)"),
         ('[{"schema_version": 1}]', "missing field"),
         ("[3]", "must hold a JSON object"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": NaN}', "NaN is no number"),
     ],
 )
 def test_add_refuses_what_is_no_record(project, tmp_path, content, told):

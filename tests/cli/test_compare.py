@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 
@@ -229,6 +230,18 @@ def test_what_the_baseline_alone_was_measured_by_is_no_row(project):
     assert [r["reason"] for r in back if r["metric"] == "composition"] == ["not in the baseline"]
 
 
+def test_what_differs_in_two_factors_has_no_verdict_unless_asked_for_as_a_whole(project):
+    # The suite sets another learning rate for topk, and none for batchtopk.
+    args = ("compare", "batchtopk", "--baseline", "topk", "--suite", "micro", "--metrics", "fvu", "--quiet")
+    (row,) = project.json(*args)["rows"]
+    assert (row["verdict"], row["p_value"]) == ("confounded", None)
+    assert row["difference"] is not None
+    assert "lr" in project.ok(*args)
+    (whole,) = project.json(*args, "--as-a-whole")["rows"]
+    assert whole["verdict"] in ("better", "worse", "within noise")
+    assert whole["difference"] == row["difference"]
+
+
 def test_the_suites_primary_metrics_stand_first(project):
     project.edit_registry("    l0_grid: [2, 4, 8]\n", "    l0_grid: [2, 4, 8]\n    primary: [cosine]\n")
     rows = project.json(*AGAINST_RANDOM)["rows"]
@@ -247,3 +260,27 @@ def test_several_candidates_get_a_table_each_and_one_csv(project):
     assert [data["candidate"] for data in found] == ["topk", "batchtopk"]
     rows = project.ok(*args, "--format", "csv").splitlines()
     assert [row.split(",")[0] for row in rows] == ["candidate", "topk", "batchtopk"]
+
+
+def test_what_is_won_is_set_against_what_is_paid(micro):
+    asked = (*AGAINST_RANDOM, "--trade", "fvu,dead_latent_fraction")
+    out = micro.ok(*asked)
+    assert "won in fvu" in out
+    assert "won per unit paid" in out
+    found = micro.json(*asked)["trade"]
+    row = next(row for row in micro.json(*AGAINST_RANDOM)["rows"] if row["metric"] == "fvu")
+    assert found["won"]["estimate"] == pytest.approx(-row["difference"])
+    assert "takes what is won and what is paid" in micro.error(*AGAINST_RANDOM, "--trade", "fvu")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="figures are an optional extra")
+def test_a_figure_of_the_frontiers_is_written_and_told_on_stderr(micro, tmp_path):
+    path = tmp_path / "frontier.svg"
+    done = micro.invoke(*AGAINST_RANDOM, "--figure", str(path), "--metrics", "fvu,cosine", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["candidate"] == "topk"
+    assert f"Wrote {path}." in done.stderr
+    assert "topk beside random · micro" in path.read_text()
+    missing = micro.error(*AGAINST_RANDOM, "--figure", str(path), "--metrics", "decoder_mean_cosine")
+    assert "--evaluators geometry --metrics decoder_mean_cosine" in missing
+    assert "its ending must be one of" in micro.error(*AGAINST_RANDOM, "--figure", str(tmp_path / "f.pdf"))

@@ -124,7 +124,7 @@ def test_an_unknown_metric_is_one_line(micro, saved):
 def test_the_evaluators_named_are_run_and_a_twin_is_looked_at(micro, saved, tmp_path):
     found = micro.json(*evaluated(micro, saved, "--evaluators", "seed_stability", "--twin", str(saved)))
     assert found["metrics"]["twin_share"]["value"] == 1.0
-    assert found["evaluations"]["seed_stability"]["status"] == "done"
+    assert {name: outcome["status"] for name, outcome in found["evaluations"].items()} == {"seed_stability": "done"}
     alone = micro.json(*evaluated(micro, saved, "--evaluators", "seed_stability"))
     assert alone["evaluations"]["seed_stability"]["status"] == "skipped"
     assert "geometry" in micro.error(*evaluated(micro, saved, "--evaluators", "geometri"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -109,6 +110,17 @@ def test_an_interrupt_exits_130(invoke, extra):
     done = invoke("compare")
     assert done.exit_code == 130
     assert done.stderr == "Interrupted.\n"
+
+
+def test_a_full_disk_is_one_line_and_no_verdict(invoke, extra):
+    def work():
+        raise OSError(errno.ENOSPC, "No space left on device", "/somewhere/record.json")
+
+    extra(work)
+    done = invoke("work")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: No room is left")
+    assert "/somewhere/record.json" in done.stderr
 
 
 def test_a_bug_of_ours_shows_itself(invoke, extra):

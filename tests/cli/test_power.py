@@ -27,6 +27,11 @@ def test_more_judged_metrics_need_more_seeds(micro):
     assert nine > one
 
 
+def test_a_metric_that_is_not_judged_is_said_to_be_none(micro):
+    told = micro.ok("power", "--suite", "micro", "--metric", "l0", "--effect", "1", "--sd", "1")
+    assert "l0 has no direction or is not judged" in told
+
+
 def test_stored_reliability_comes_before_the_noise_of_one_method(project):
     from harness.interfaces.specs import MetricSpec
     from harness.results.baseline_store import BaselineStore

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 
 import pytest
 import yaml
@@ -34,6 +35,32 @@ def test_a_record_comes_out_the_same_to_the_last_bit_and_the_cache_stays_as_it_w
     assert {row["metric"] for row in found["metrics"]} == set(json.loads(stored.read_text())["metrics"])
     assert {p: p.stat().st_mtime_ns for kind in ("sae", "record") for p in micro.artefacts(kind)} == before
     assert not list((micro.cache / "tmp").glob("reproduce-*"))
+
+
+def test_what_does_not_depend_on_the_sae_is_kept_for_the_next(micro, stored):
+    """In an empty cache the activations are made once, not once a record."""
+    fresh = micro.cache.parent / "fresh"
+    micro.invoke("--cache", str(fresh), "reproduce", str(stored), "--quiet")
+    kinds = {p.name for p in fresh.iterdir()}
+    assert "activations" in kinds
+    assert not kinds & {"sae", "record"}
+    assert list((fresh / "tmp").iterdir()) == []
+
+
+def test_what_a_killed_run_leaves_is_collected_and_what_runs_is_not(micro):
+    from harness.artefacts.cache import Cache
+    from harness.cli.reproduce import _beside
+
+    cache = Cache(micro.cache)
+    with _beside(cache) as other:
+        (other.root / "sae").mkdir()
+        assert cache.collect_garbage().removed == ()
+        assert other.root.is_dir()
+        left = micro.cache / "tmp" / f"reproduce-{'0' * 64}-1"
+        shutil.copytree(other.root, left, symlinks=True)
+    assert not (micro.cache / "locks" / f"{other.root.name.split('-')[1]}.lock").exists()
+    assert [r.path for r in cache.collect_garbage().removed] == [left]
+    assert (micro.cache / "activations").is_dir(), "links are removed, not what they lead to"
 
 
 def test_a_number_that_was_never_measured_is_found(micro, stored, tmp_path):

@@ -50,6 +50,12 @@ def test_json_holds_every_setting_and_the_report_half_of_the_frontier(micro, sav
             assert low <= value <= high
 
 
+def test_latents_may_be_chosen_by_what_they_do_for_the_losses(micro, saved, texts):
+    found = micro.json(*asked(micro, saved, texts, "--selectors", "attribution:0.9", "--budget", "10"))
+    rises = [row["selection"]["forget_rise"] for row in found["settings"]]
+    assert max(rises) > 0, "latents that help to predict were taken away"
+
+
 def test_lines_of_text_will_do(micro, saved, texts):
     first = micro.json(*asked(micro, saved, texts, ending="txt"))
     assert first == micro.json(*asked(micro, saved, texts, ending="txt")), "the same again"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from harness.evaluation.unlearning import (
     area_under,
     best_within,
     bootstrap,
+    by_attribution,
     by_forget_rate,
     by_information,
     by_ratio,
@@ -66,7 +69,15 @@ def test_information_prefers_the_latent_that_tells_the_corpora_apart():
     forget, retain = firings([0.9, 0.9, 0.2, 0.1]), firings([0.8, 0.0, 0.0, 0.3])
     assert by_information(forget, retain, 1.0).tolist() == [1, 2, 0], "the last fires more on retain texts"
     assert by_information(forget, retain, 0.5).tolist() == [1, 2]
-    assert set(SELECTORS) == {"rate", "ratio", "information"}
+
+
+def test_attribution_prefers_what_helps_to_predict_and_needs_an_lm():
+    forget, retain = firings([0.9, 0.9, 0.2, 0.1]), firings([0.0, 0.3, 0.0, 0.0])
+    known = replace(forget, attribution=lambda: torch.tensor([0.1, 5.0, 0.3, -1.0], dtype=torch.float64))
+    assert by_attribution(known, retain, 0.3).tolist() == [2, 0], "1 fires too often, 3 does harm"
+    with pytest.raises(ConfigError, match="needs a language model"):
+        by_attribution(forget, retain, 0.3)
+    assert set(SELECTORS) == {"rate", "ratio", "information", "attribution"}
 
 
 def test_a_matched_set_is_distinct_and_of_other_latents_that_fire():

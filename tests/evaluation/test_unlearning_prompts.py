@@ -21,7 +21,7 @@ from harness.evaluation.unlearning_prompts import (
     clean_text_losses,
     modified_text_losses,
 )
-from harness.testing.fixtures import HOOKPOINT, TinyLM, random_sae, tiny_activations, tiny_store
+from harness.testing.fixtures import HOOKPOINT, TinyLM, _readout, random_sae, tiny_activations, tiny_store
 from harness.testing.texts import PlantedTexts
 
 HOOK = "blocks.1.hook_resid_post"
@@ -104,6 +104,37 @@ def test_firings_are_those_of_the_prompts_own_tokens():
     found = coded.firings(everything(4))
     assert found.n_tokens == 11
     assert found.fired.tolist() == torch.as_tensor(wanted).double().tolist()
+
+
+def test_attribution_is_the_slope_of_the_log_probability_as_codes_shrink():
+    """By definition d log p / d s at s = 1, where all codes of a latent are multiplied by s."""
+    context, sae = planted(), random_sae()
+    coded = CodedPrompts(sae, context, PROMPTS)
+    chosen = torch.tensor([True, True, False, True])
+    found = coded.firings(chosen).attribution
+    assert found is not None
+    fired = coded.firings(chosen).fired > 0
+
+    def log_probability(latent: int, scale: float) -> float:
+        total = 0.0
+        for (text,), wanted in zip(PROMPTS, chosen.tolist(), strict=True):
+            if not wanted:
+                continue
+            tokens = torch.tensor([[0, *map(int, text.split())]])
+            x = tiny_activations(tokens).double()
+            z = sae.encode(x.float()).double()
+            shrunk = z.clone()
+            shrunk[..., latent] *= scale
+            x[:, 1:] += ((shrunk - z) @ sae.decoder_directions().double())[:, 1:]
+            logits = (x + 0.1 * x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, None]) @ _readout().double()
+            logp = logits.log_softmax(-1)[0, :-1]
+            total += float(logp.gather(1, tokens[0, 1:, None]).sum())
+        return total / 7
+
+    for latent in fired.nonzero().squeeze(1)[:5].tolist():
+        slope = (log_probability(latent, 1.001) - log_probability(latent, 0.999)) / 0.002
+        assert float(found()[latent]) == pytest.approx(slope, rel=1e-3, abs=1e-6)
+    assert not bool(found()[~fired].any())
 
 
 def test_one_run_of_a_question_scores_as_a_run_of_each_option(tmp_path: Path):

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from harness import (
+    Analysis,
     AnalysisResult,
     AnalysisSpec,
     Bars,
@@ -19,6 +20,7 @@ from harness import (
     Histogram,
     Line,
     Panel,
+    Scatter,
     Table,
     TrainingLog,
 )
@@ -46,6 +48,8 @@ def test_figures_are_described_without_torch_or_matplotlib():
         (lambda: Line(x=[1, 2], y=[1.0]), "different lengths: {'x': 2, 'y': 1}"),
         (lambda: Line(x=[1], y=[float("nan")]), "holds nan: give None"),
         (lambda: Bars(categories=["a"], heights=[1.0, 2.0]), "different lengths"),
+        (lambda: Scatter(x=[1], y=[1.0], errors=[0.1, 0.2]), "different lengths"),
+        (lambda: Panel(marks=(LINE,), x_stretch=(1.0, float("inf"))), "holds inf"),
         (lambda: Histogram(edges=[0, 1], counts=[1, 2]), "2 edges for 2 counts"),
         (lambda: HeatMap(rows=[[1.0], [1.0, 2.0]], colour_label="x"), "one length"),
         (lambda: Dendrogram(merges=[(0, 2, 1.0)]), "names no earlier cluster"),
@@ -90,6 +94,21 @@ def test_a_log_gives_its_columns_with_their_steps():
     assert log.column("absent") == ([], [])
     assert (log.method, log.options["lr"], log.steps) == ("topk", 0.1, 3)
     assert TrainingLog().columns == ()
+
+
+def test_a_log_names_its_run_as_far_as_it_is_known():
+    log = TrainingLog.of({"seed": 1}, method="temporal", preset="abs")
+    assert (log.seed, log.run) == (1, "temporal@abs, seed 1")
+    assert (TrainingLog(method="topk").run, TrainingLog(seed=0).run, TrainingLog().run) == ("topk", "seed 0", "")
+
+
+def test_an_analysis_has_no_reference_unless_one_is_set():
+    class Looks(Analysis):
+        def run(self, sae, context, training):
+            return AnalysisResult(values={"reference": self.reference is not None})
+
+    assert not Looks.compares
+    assert Looks().reference is None
 
 
 def test_a_spec_says_what_it_is_for():

@@ -21,6 +21,7 @@ MARKS = {
     "bars": (Bars(label="a", categories=["x", "y"], heights=[1.0, None], errors=[0.1, None]),) * 2,
     "histogram": (Histogram(edges=[0, 1, 2], counts=[3, 4]),),
     "heat_map": (HeatMap(rows=[[1.0, None], [-2.0, 3.0]], colour_label="value", x_ticks={0: "first"}, diverging=True),),
+    "points": (Scatter(x=[1, 2], y=[3, 4], errors=[0.5, None], colour=1), Line(x=[1, 2], y=[3, 4], colour=1)),
     "scatter": (Scatter(x=[1, 2], y=[3, 4], colours=[0.1, 0.9], colour_label="share"),),
     "dendrogram": (Dendrogram(merges=MERGES, threshold=2.0),),
     "graph": (Graph(nodes=["a", "", "c"], edges=[(0, 1, 1.0), (1, 2, 0.5)], groups=[0, 0, 1], sizes=[1, 2, 3]),),
@@ -44,6 +45,20 @@ def test_a_figure_is_drawn_to_the_same_bytes_again(kind, tmp_path):
     svg = first[1].read_text()
     assert "lag (tokens)" in svg
     assert "<dc:date>" not in svg
+
+
+@needs_matplotlib
+def test_a_short_logarithmic_axis_has_plain_numbers_and_a_stretch_is_shaded(tmp_path):
+    line = Line(x=[8, 16, 64], y=[1.0, 2.0, 3.0])
+    panel = Panel(marks=(line,), x_label="L0", y_label="fvu", x_scale="log", x_stretch=(8.0, 32.0))
+    bare = Panel(marks=(line,), x_label="L0", y_label="fvu", x_scale="log")
+    shaded, plain = (
+        figures.render_figure(Figure(name=name, title="", panels=(p,)), tmp_path)[1].read_text()
+        for name, p in (("shaded", panel), ("plain", bare))
+    )
+    assert all(f">{n}</text>" in shaded for n in (10, 20, 50))
+    assert figures.SHADE.lower() in shaded
+    assert figures.SHADE.lower() not in plain
 
 
 @needs_matplotlib

@@ -122,6 +122,10 @@ def damage_manifest(folder, name):
     (folder / "manifest.json").write_text("{")
 
 
+def damage_nested(folder, name):
+    (folder / "manifest.json").write_text("[" * 100_000)
+
+
 def damage_newer(folder, name):
     data = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**data, "schema_version": 9}))
@@ -138,6 +142,7 @@ def damage_escape(folder, name):
         (damage_changed, "differs from its manifest. Restore it"),
         (damage_removed, "cannot be read: No such file"),
         (damage_manifest, "is malformed"),
+        (damage_nested, "is malformed"),
         (damage_newer, "newer sae-harness"),
         (damage_escape, "is malformed"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,16 @@ def test_every_record_of_a_trained_sae_is_imported_and_the_others_say_why_not(im
     assert len(records) == 17
     assert left_out["hierarchical_unlearning/baseline_topk.json"] == "holds no evaluation"
     assert {left_out[f"topk_orthogonality/run_{i}.json"] for i in range(10)} == {"never trained"}
+
+
+@pytest.mark.parametrize("millis", [1e308, 10**17, -1e308])
+def test_a_time_that_no_calendar_has_is_told(tmp_path, millis):
+    block = json.loads((GEMMA / "temporal" / "baseline_topk.json").read_text())["sparse probing evaluation results"]
+    (tmp_path / "probing.json").write_text(json.dumps({**block, "datetime_epoch_millis": millis}))
+    evidence = collect([tmp_path]).evidence
+    records, left_out = import_records(evidence, verdicts((), evidence), (), suite=SUITE)
+    assert records == []
+    assert "seconds after 1970, which is no date" in left_out["probing.json"]
 
 
 def test_numbers_keep_their_definition_and_mse_its_unit(imported):

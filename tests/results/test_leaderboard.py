@@ -44,6 +44,53 @@ def test_methods_that_noise_does_not_part_share_a_rank(factory, board):
     assert found.primary == "fvu"
 
 
+def test_equal_methods_are_ranked_apart_in_five_per_cent_of_leaderboards(factory):
+    """Six methods without a difference, three seeds: each pair alone is parted in one list of twenty, and more than a
+    fifth of all lists would rank some of them apart."""
+    rng, boards, wrong = random.Random(5), 300, 0
+    for _ in range(boards):
+        sides = {
+            name: factory.make_side(name, lambda s, l0: 0.1 + rng.gauss(0, 0.001), grid=(32,)) for name in "abcdef"
+        }
+        found = leaderboard(sides, [factory.L0, factory.FVU])
+        wrong += any(entry.rank != 1 for entry in found.entries)
+    assert wrong / boards <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / boards)
+
+
+def test_clear_differences_are_ranked_among_many_methods(factory):
+    rng = random.Random(6)
+    sides = {
+        name: factory.make_side(name, lambda s, l0, m=mean: m + rng.gauss(0, 0.0001), grid=(32,))
+        for name, mean in {"a": 0.1, "b": 0.1, "c": 0.2, "d": 0.2, "e": 0.3, "f": 0.4}.items()
+    }
+    found = leaderboard(sides, [factory.L0, factory.FVU])
+    assert {entry.label: entry.rank for entry in found.entries} == {"a": 1, "b": 1, "c": 3, "d": 3, "e": 5, "f": 6}
+    assert any("15 pairs of methods" in note and "5 % at most" in note for note in found.notes)
+
+
+def test_a_difference_that_its_pair_alone_would_show_is_a_tie_among_many(factory):
+    def values(shift):
+        return lambda seed, l0: 0.1 + shift + 0.001 * seed
+
+    def jittered(seed, l0):
+        return 0.1 + 0.001 * seed + 0.003 + 0.0004 * (seed - 1)  # t = 13 paired, p = .006
+
+    two = {"a": factory.make_side("a", values(0.0), grid=(32,)), "b": factory.make_side("b", jittered, grid=(32,))}
+    others = {
+        name: factory.make_side(name, noisy(0.3, sd=0.05, salt=name), grid=(32,))
+        for name in ("c", "d", "e", "f", "g", "h")
+    }
+    alone = lines(leaderboard(two, [factory.L0, factory.FVU]))
+    among = lines(leaderboard({**two, **others}, [factory.L0, factory.FVU]))
+    assert (alone["a"].rank, alone["b"].rank) == (1, 2)
+    assert among["b"].rank == 1
+
+
+def test_one_pair_needs_no_correction_and_no_note(factory, board):
+    found = board(factory.make_side("good", noisy(0.0)), factory.make_side("poor", noisy(0.1, salt="c")))
+    assert not any("pairs of methods" in note for note in found.notes)
+
+
 def test_rank_follows_the_metrics_direction(factory, board):
     sides = [factory.make_side("low", noisy(0.0)), factory.make_side("high", noisy(0.1, salt="b"))]
     assert board(*sides).entries[0].label == "low"
@@ -100,6 +147,19 @@ def test_who_is_not_ranked_is_listed_with_the_reason(factory, board):
     assert found["random"].values["fvu"].mean > 0.5
     assert found["shorter"].values == {}
     assert "fvu" not in found["old"].values
+
+
+def test_one_name_of_two_evaluators_is_two_metrics(factory, board):
+    """SAEBench's unlearning score as imported has the name of one of ours, from other questions."""
+    ours = [factory.make_side(name, noisy(0.0, salt=name)) for name in ("a", "b")]
+    theirs = factory.make_side("other", noisy(-0.2))
+    theirs = [
+        replace(r, metrics={n: replace(e, evaluator="saebench_core") for n, e in r.metrics.items()}) for r in theirs
+    ]
+    found = lines(board(*ours, theirs))
+    assert (found["other"].rank, found["other"].reason) == (None, "fvu of saebench_core, not core")
+    assert "fvu" not in found["other"].values
+    assert found["a"].rank == found["b"].rank == 1
 
 
 def test_tainted_methods_are_refused_or_shown_unranked(factory, board):

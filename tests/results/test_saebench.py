@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.builtin.evaluators.saebench_core_specs import FIELDS
 from harness.errors import RecordError
 from harness.results.audit.collect import collect
 from harness.results.audit.runner import audit, verdicts
@@ -49,6 +50,23 @@ PUBLISHED = {
 }
 """Evaluator -> metrics of ours that follow SAEBench's definition."""
 WRITTEN = ("absorption", "scr", "tpp", "unlearning", "ravel", "autointerp")
+CORE = {
+    **{f"saebench_core_{field}": files.figure(field) for field in FIELDS},
+    "saebench_core_kl_div_score": 0.75,
+    "saebench_core_kl_div_with_ablation": 8.0,
+    "saebench_core_kl_div_with_sae": 2.0,
+    "saebench_core_ce_loss_score": 0.875,
+    "saebench_core_ce_loss_with_ablation": 11.0,
+    "saebench_core_ce_loss_with_sae": 4.0,
+    "saebench_core_ce_loss_without_sae": 3.0,
+    "saebench_core_total_tokens": 4096.0,
+}
+PROBING = {
+    f"saebench_probing_{who}_{probe}accuracy": (0.75, {"one/set_a": (0.5, 1.0), "another": (0.625, 0.875)})
+    for who in ("llm", "sae")
+    for probe in ("", "top1_", "top2_", "top5_")
+}
+"""Value, and by set its classes'."""
 
 
 @pytest.fixture
@@ -62,6 +80,23 @@ def record(factory) -> Record:
     metrics["scr_n20"] = MetricEntry(value=0.4, n=8, version=1, evaluator="scr", stderr=0.1)
     evaluations = {name: EvaluationEntry(status="done") for name in ("core", *PUBLISHED)}
     return dataclasses.replace(made, metrics=metrics, evaluations=evaluations)
+
+
+@pytest.fixture
+def measured(record) -> Record:
+    """That record after the evaluators saebench_core and saebench_sparse_probing."""
+    metrics = dict(record.metrics)
+    for name, value in CORE.items():
+        metrics[name] = MetricEntry(value=value, n=8, version=1, evaluator="saebench_core", stderr=0.5)
+    sizes = {"one/set_a: x": (400.0, 100.0), "another: y": (380.0, 90.0)}
+    entry = MetricEntry(value=2.0, n=2, version=1, evaluator="saebench_sparse_probing", detail=sizes)
+    metrics["probing_classes"] = entry
+    for name, (value, detail) in PROBING.items():
+        metrics[name] = dataclasses.replace(entry, value=value, stderr=0.1, detail=detail)
+    evaluations = dict(record.evaluations)
+    evaluations["saebench_core"] = EvaluationEntry(status="done")
+    evaluations["saebench_sparse_probing"] = EvaluationEntry(status="done", options={"max_tokens": 63})
+    return dataclasses.replace(record, metrics=metrics, evaluations=evaluations)
 
 
 def written(folder: Path, record: Record, **options) -> Path:
@@ -108,18 +143,78 @@ def test_a_spread_is_the_standard_error_times_the_root_of_n(record):
 
 def test_what_has_another_definition_is_left_out_and_named(record):
     found = export(record)
-    assert found.left_out == {"core": ("fvu", "ce_loss_recovered"), "scr": ("scr_n20",)}
+    left_out = {"core": ("fvu", "ce_loss_recovered"), "scr": ("scr_n20",)}
+    assert found.left_out == {**left_out, "sparse_probing": ("saebench_sparse_probing_top1_accuracy",)}
     assert "0.4" not in json.dumps(found.files["scr"]["eval_result_metrics"])
 
 
 def test_a_required_number_that_is_not_held_refuses_the_kind(record):
     refused = export(record).refused
-    assert set(refused) == {"core", "sparse_probing"}
+    assert set(refused) == {"core"}
     assert refused["core"].endswith("kl_div_score, kl_div_with_ablation, kl_div_with_sae, ce_loss_score and 19 more")
-    assert refused["sparse_probing"].endswith("that the record does not hold: llm_test_accuracy")
     lone = dataclasses.replace(record.metrics["saebench_absorption_fraction"], stderr=None)
     fewer = dataclasses.replace(record, metrics={**record.metrics, "saebench_absorption_fraction": lone})
     assert "std_dev_absorption_fraction_score" in export(fewer).refused["absorption"]
+
+
+def test_core_and_sparse_probing_are_written_where_saebenchs_numbers_were_measured(measured):
+    found = export(measured)
+    assert set(found.files) == {*WRITTEN, "core", "sparse_probing"}
+    assert found.refused == {}
+    core = found.files["core"]
+    assert {group: set(fields) for group, fields in core["eval_result_metrics"].items()} == {
+        group: set(fields) for group, fields in files.METRICS["core"].items()
+    }
+    assert core["eval_result_metrics"]["token_stats"] == dict.fromkeys(
+        ("total_tokens_eval_reconstruction", "total_tokens_eval_sparsity_variance"), 4096
+    )
+    assert core["eval_result_metrics"]["sparsity"] == {
+        "l0": measured.metric("l0"),
+        "l1": CORE["saebench_core_l1"],
+    }
+    assert core["eval_result_metrics"]["reconstruction_quality"]["cossim"] == 0.9
+    length = measured.protocol.seq_len
+    config = core["eval_config"]
+    assert (config["batch_size_prompts"], config["context_size"]) == (16, length)
+    assert config["n_eval_reconstruction_batches"] == math.ceil(4096 / (16 * length))
+    assert config["compute_kl"] is True
+    assert "exclude_special_tokens_from_reconstruction" not in config, "the class's own default is what was done"
+
+
+def test_probing_files_name_their_sets_and_hold_each(measured):
+    file = export(measured).files["sparse_probing"]
+    values = file["eval_result_metrics"]
+    assert values["llm"]["llm_test_accuracy"] == values["sae"]["sae_top_5_test_accuracy"] == 0.75
+    assert values["sae"]["sae_top_100_test_accuracy"] is None
+    config = file["eval_config"]
+    assert config["dataset_names"] == ["one/set_a", "another"]
+    assert (config["probe_train_set_size"], config["probe_test_set_size"], config["context_length"]) == (400, 100, 64)
+    assert config["k_values"] == [1, 2, 5]
+    assert [row["dataset_name"] for row in file["eval_result_details"]] == ["one/set_a_results", "another_results"]
+    assert file["eval_result_details"][0]["sae_test_accuracy"] == 0.75
+
+
+def test_what_core_and_probing_files_say_of_the_sae_is_read_again(measured, tmp_path):
+    [back] = read_back(written(tmp_path, measured))
+    lms_own = {"kl_div_with_ablation", "ce_loss_with_ablation", "ce_loss_without_sae", "l2_norm_in", "total_tokens"}
+    for name, value in CORE.items():
+        field = name.removeprefix("saebench_core_")
+        # The import turns the mse, which falls with the batch, into one of an element.
+        wanted = None if field in lms_own or field == "mse" else value
+        assert back.metric(name) == wanted, name
+    assert (back.metric("l0"), back.metric("cosine")) == (measured.metric("l0"), 0.9)
+    for name, (value, _) in PROBING.items():
+        assert back.metric(name) == (value if "_sae_" in name else None), name
+    again = export(back)
+    assert "llm_test_accuracy" in again.refused["sparse_probing"]
+
+
+def test_sae_probes_files_come_out_but_for_the_lms_numbers(tmp_path):
+    kind = "sparse_probing_sae_probes"
+    [record] = read_back(files.write(tmp_path / "in", files.block(kind)))
+    found = export(record).files[kind]["eval_result_metrics"]
+    assert found["sae"] == files.METRICS[kind]["sae"]
+    assert set(found["llm"].values()) == {None}
 
 
 def test_kinds_that_are_asked_for_and_not_there_say_why(record):
@@ -196,12 +291,13 @@ def test_a_record_without_a_time_cannot_be_written(record):
 
 
 @pytest.mark.slow
-def test_the_installed_package_reads_every_file_and_has_this_structure(record, tmp_path):
+def test_the_installed_package_reads_every_file_and_has_this_structure(measured, tmp_path):
     """With sae-bench's own classes, in its own environment (`SAE_HARNESS_PEERS` names the folder that holds it)."""
     python = PEERS / "sae_bench" / "bin" / "python"
     if not python.exists():
         pytest.skip(f"{python} is not there: make it with benchmarks/, or set SAE_HARNESS_PEERS")
-    ours = sorted(written(tmp_path / "ours", record).rglob("*.json"))
+    ours = sorted(written(tmp_path / "ours", measured).rglob("*.json"))
+    assert len(ours) == 8
     theirs = sorted(files.write(tmp_path / "theirs", *(files.block(kind) for kind in files.METRICS)).rglob("*.json"))
     missing = json.loads(theirs[0].read_text())
     missing["eval_result_metrics"]["mean"].pop("mean_num_split_features")

@@ -64,6 +64,13 @@ def test_a_malformed_line_is_told(root, line):
     assert "malformed line" in problem
 
 
+def test_sums_that_are_no_text_are_written_anew(root):
+    (root / SUMS).write_bytes(b"\xff\xff")
+    assert "cannot be read" in sums_problems(root)[0]
+    write_sums(root)
+    assert sums_problems(root) == []
+
+
 def test_nothing_to_sign_and_links_are_refused(root, tmp_path):
     with pytest.raises(BaselineError, match="nothing to sign"):
         write_sums(tmp_path / "elsewhere")

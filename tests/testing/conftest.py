@@ -10,7 +10,7 @@ from typing import Any
 import pluggy
 import pytest
 
-from harness.interfaces.specs import EvaluatorSpec, MetricSpec, SAESpec, TrainerSpec
+from harness.interfaces.specs import AnalysisSpec, EvaluatorSpec, MetricSpec, SAESpec, TrainerSpec
 from harness.plugins import Catalogue, Plugin, Provided, load_catalogue
 from harness.testing.checks import Check, collect_checks
 
@@ -42,6 +42,10 @@ class Kit:
         """Provide an evaluator `judge` of the metric `error`."""
         spec = {"summary": "s", "metrics": (METRIC,), **spec}
         return self._add("evaluators", EvaluatorSpec(name="judge", target=self._target(cls), **spec))
+
+    def analysis(self, target: Any, **spec: Any) -> Kit:
+        """Provide an analysis `look`, a class or a function."""
+        return self._add("analyses", AnalysisSpec(name="look", target=self._target(target), **{"summary": "s", **spec}))
 
     def checks(self) -> list[Check]:
         """All but those of the distribution, which is not installed."""

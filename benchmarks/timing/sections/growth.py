@@ -102,7 +102,7 @@ def draw(parts: Mapping[str, Any], path: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # pyright: ignore[reportMissingImports]
     from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
-    from matplotlib.ticker import ScalarFormatter  # pyright: ignore[reportMissingImports]
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter  # pyright: ignore[reportMissingImports]
 
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -122,7 +122,8 @@ def draw(parts: Mapping[str, Any], path: Path) -> None:
         plot.set_xticks([point["value"] for point in part["points"]])
         for axis in (plot.xaxis, plot.yaxis):
             axis.set_major_formatter(ScalarFormatter())
-            axis.set_minor_formatter(ScalarFormatter())
+            axis.set_minor_formatter(NullFormatter())
+        plot.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))  # with every digit labelled they overlap
         plot.set_xticks([], minor=True)
         plot.set_xlabel(NAMES[part["axis"]])
         plot.set_ylabel("ms a step")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness import SAE, ConfigError, EvalContext, Evaluator, MetricValue, NotEvaluatedError, Option
 from harness.evaluation.autointerp import Judge, Verdict, cases, collect, corpus_of, eligible, judged
-from harness.evaluation.judge import Budget, cache_root, endpoint_of
+from harness.evaluation.judge import Budget, cache_root, endpoint_of, local_of
 from harness.evaluation.probing import Sizes
 
 from .options import require_known
@@ -41,10 +41,11 @@ class AutointerpEvaluator(Evaluator):
 
     Options: `judge`, `endpoint` or `local`. An endpoint is `url` and `model`, else what the environment says
     (SAE_HARNESS_JUDGE_URL, SAE_HARNESS_JUDGE_MODEL); its key is in the environment variable `key_variable`, else in
-    SAE_HARNESS_JUDGE_KEY. A local judge is `model`: a folder of transformers, `fetched:NAME` or a hub id. `n_latents`
-    of the SAE are judged on `n_texts` of a `collection` of labelled texts, each cut after `max_words`. The judge may
-    read and write `max_judge_tokens`, and cost `max_usd` at the given prices (0: not bounded in dollars); replies are
-    kept, so that a run that stops there goes on later, and costs nothing twice.
+    SAE_HARNESS_JUDGE_KEY. A local judge is `model`: a folder of transformers, `fetched:NAME` or a hub id; or what
+    SAE_HARNESS_JUDGE_LOCAL names, where there is no endpoint. `n_latents` of the SAE are judged on `n_texts` of a
+    `collection` of labelled texts, each cut after `max_words`. The judge may read and write `max_judge_tokens`, and
+    cost `max_usd` at the given prices (0: not bounded in dollars); replies are kept, so that a run that stops there
+    goes on later, and costs nothing twice.
     """
 
     def __init__(self, options: Mapping[str, Option] | None = None, *, judge: Judge | None = None) -> None:
@@ -93,16 +94,17 @@ class AutointerpEvaluator(Evaluator):
 
     def _configured(self, context: EvalContext, folder: Path | None) -> Judge:
         root = cache_root() if folder is None else folder.parent
-        if self._kind == "endpoint":
-            backend = endpoint_of(self._url, self._model, self._key)
-        elif not self._model:
+        local = self._model if self._kind == "local" else local_of(self._url)
+        if local:
+            from harness.evaluation.judge_local import LocalJudge
+
+            backend = LocalJudge(local, root, device=context.device)
+        elif self._kind == "local":
             raise NotEvaluatedError(
                 "not evaluated: judge: local needs the option model, such as fetched:smollm2 or a folder."
             )
         else:
-            from harness.evaluation.judge_local import LocalJudge
-
-            backend = LocalJudge(self._model, root, device=context.device)
+            backend = endpoint_of(self._url, self._model, self._key)
         return Judge(backend, folder or root / "judge", self._budget)
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
 from harness import EvaluatorSpec, MetricSpec
+
+from .scr_tpp_specs import planted as planted_classes
 
 _GURNEE = "Gurnee et al. 2023, arXiv:2305.01610"
 _SAE_PROBES = "Kantamneni et al. 2025, arXiv:2502.16681"
@@ -78,9 +83,9 @@ SPARSE_PROBING = EvaluatorSpec(
                 bounds=(0.0, 1.0),
                 chance=0.5,
                 formula=(
-                    f"{_SCORES['accuracy']}, {_TASKS}; SAEBench's definition: the {k} latents of largest |difference "
-                    "of class means| in their own units, logistic regression with C = 1, trained on training and "
-                    "validation texts"
+                    f"{_SCORES['accuracy']}, {_TASKS}; SAEBench's probe (its data and sizes: saebench_sparse_probing): "
+                    f"the {k} latents of largest |difference of class means| in their own units, logistic regression "
+                    "with C = 1, trained on training and validation texts"
                 ),
                 reference=_SAEBENCH,
                 compared=False,
@@ -89,3 +94,60 @@ SPARSE_PROBING = EvaluatorSpec(
         ),
     ),
 )
+
+_PROTOCOL = (
+    "SAEBench's definition, faults included: of each class half as many texts as the probe has, and as many of the "
+    "others of its set, drawn anew; a text is its first `max_tokens` tokens, mean-pooled; mean over sets of the mean "
+    "over classes, of those that the LM does not carry too"
+)
+_PROBES = {
+    "": (
+        "test accuracy of logistic regression on all {what} by AdamW (rate 1e-2, batches of 250, up to 100 epochs, "
+        "patience 10), its epoch chosen on the test texts"
+    ),
+    **{
+        f"top{k}_": (
+            f"test accuracy of logistic regression (C = 1) on the {k} {{what}} of largest |difference of class means| "
+            "in their own units"
+        )
+        for k in PUBLISHED_KS
+    },
+}
+
+SAEBENCH_SPARSE_PROBING = EvaluatorSpec(
+    name="saebench_sparse_probing",
+    target="harness.builtin.evaluators.saebench_probing:SAEBenchProbingEvaluator",
+    summary="Sparse probing as SAEBench defines it: classes against the others of their set, 4000 texts and 1000.",
+    reference=_SAEBENCH,
+    needs=frozenset({"language_model"}),
+    texts=("class-sets",),
+    planted="harness.builtin.evaluators.probing_specs:planted",
+    metrics=(
+        MetricSpec(
+            name="probing_classes",
+            better="none",
+            unit="classes",
+            bounds=(0.0, None),
+            formula="number of classes; n is the number of sets; detail, by class: texts to train and to test on",
+            compared=False,
+        ),
+        *(
+            MetricSpec(
+                name=f"saebench_probing_{who}_{name}accuracy",
+                better="higher" if who == "sae" else "none",
+                bounds=(0.0, 1.0),
+                chance=0.5,
+                formula=f"{formula.format(what=what)}. {_PROTOCOL}",
+                reference=_SAEBENCH,
+                compared=False,
+            )
+            for who, what in (("llm", "dimensions of the LM's activations"), ("sae", "latents"))
+            for name, formula in _PROBES.items()
+        ),
+    ),
+)
+
+
+def planted(name: str) -> Iterator[Mapping[str, str]]:
+    """The first rows of the planted classes of `tpp`."""
+    return islice(planted_classes(name), 600)

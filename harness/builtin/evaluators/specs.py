@@ -8,8 +8,9 @@ from .absorption_specs import ABSORPTION
 from .autointerp_specs import AUTOINTERP
 from .geometry_specs import GEOMETRY, SEED_STABILITY
 from .ground_truth_specs import GROUND_TRUTH
-from .probing_specs import SPARSE_PROBING
+from .probing_specs import SAEBENCH_SPARSE_PROBING, SPARSE_PROBING
 from .ravel_specs import RAVEL, SAEBENCH_RAVEL
+from .saebench_core_specs import SAEBENCH_CORE
 from .scr_tpp_specs import SCR, TPP
 from .unlearning_specs import UNLEARNING, UNLEARNING_TEXT
 
@@ -137,5 +138,7 @@ EVALUATORS: tuple[EvaluatorSpec, ...] = (
     AUTOINTERP,
     UNLEARNING,
     UNLEARNING_TEXT,
+    SAEBENCH_CORE,
+    SAEBENCH_SPARSE_PROBING,
 )
 """All built-in evaluators."""

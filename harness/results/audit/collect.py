@@ -19,6 +19,8 @@ from .read_saebench import combined_evidence, is_combined, is_saebench, saebench
 from .rule import Finding, Rule
 from .tolerances import DEFAULT, Tolerances
 
+_LONGEST = 300
+"""Characters of a reason: a name in a file may have millions."""
 _RUN = re.compile(r"run_(\d{1,6})\.json\Z")
 
 UNREADABLE = Rule(
@@ -210,7 +212,7 @@ def _finding(rule: Rule, name: str, why: str) -> Finding:
         record=name,
         evaluation="",
         field="",
-        evidence=((name, why),),
+        evidence=((name, why if len(why) <= _LONGEST else f"{why[: _LONGEST - 3]}..."),),
         title=rule.title,
         meaning=rule.meaning,
         mend=rule.mend,

@@ -47,7 +47,8 @@ def silently_reduced(records: Sequence[Evidence], tolerances: Tolerances) -> Ite
 def missing_run(record: Evidence, tolerances: Tolerances) -> Iterator[AuditHit]:
     """F32: a gap in the numbers of the runs of a folder."""
     own = record.stem.removeprefix("run_")
-    if not record.run_numbers or not own.isdigit() or record.stem == own:
+    is_run = record.stem != own and own.isdecimal() and len(own) <= 6  # as `collect` counts the runs of a folder
+    if not record.run_numbers or not is_run:
         return
     numbers = record.run_numbers
     before = bisect_left(numbers, int(own))

@@ -14,6 +14,7 @@ from .tolerances import DEFAULT, Tolerances
 
 HEADERS = ("severity", "rule", "record", "evaluation", "field", "evidence")
 _LONGEST = 200
+_FIELDS = tuple(field.name for field in dataclasses.fields(Finding))
 
 
 def rows(findings: Sequence[Finding]) -> list[list[str]]:
@@ -112,7 +113,7 @@ def _evidence(finding: Finding) -> str:
 
 
 def _plain(finding: Finding) -> dict[str, Any]:
-    data = dataclasses.asdict(finding)
+    data = {name: getattr(finding, name) for name in _FIELDS}  # `asdict` would copy every text: a quarter of the time
     data["evidence"] = [{"where": where, "value": value} for where, value in finding.evidence]
     data["others"] = list(finding.others)
     return data

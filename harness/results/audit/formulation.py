@@ -46,8 +46,8 @@ RULES = (
         title="A moving maximum that is a moving average",
         meaning="The largest loss so far is followed too low, and what is adapted to it saturates.",
         mend="The tracker must be at least its last input.",
-        held_by="test_the_maximum_is_never_below_the_last_loss (plugins/temporal/tests/test_strength.py); the kit "
-        "has no check of it, since a tracker is a plugin's own.",
+        held_by="`sae-harness check`: moving_maxima_are_maxima (harness/testing/terms.py), on what diagnostics tell as "
+        "a maximum; check_moving_maximum (harness/testing/pieces.py), which a plugin's tests call on its tracker.",
     ),
     Rule(
         id="F36",
@@ -66,8 +66,8 @@ RULES = (
         title="A schedule of a quantity with units",
         meaning="A sigmoid of a loss of 100 is a step: the schedule depends on the scale of the activations.",
         mend="Divide by the quantity's own spread first.",
-        held_by="test_alpha_does_not_depend_on_the_units_of_the_loss (plugins/temporal/tests/test_strength.py); the "
-        "kit has no check of it.",
+        held_by="`sae-harness check`: schedules_have_no_units (harness/testing/terms.py), on a method as it is by "
+        "default; check_schedule (harness/testing/pieces.py) in a plugin's tests. The training log keeps each weight.",
     ),
     Rule(
         id="F38",
@@ -76,9 +76,9 @@ RULES = (
         title="A correlation that selects nothing",
         meaning="Divided once too often, no pair passes any threshold: the idea never acts.",
         mend="Two identical columns must have correlation 1; log how many pairs are selected.",
-        held_by="`sae-harness check`: gradients_reach_every_parameter and only_controls_equal_their_base "
-        "(harness/testing/trainer_checks.py) see a term that never acts; correlations themselves by the tests of the "
-        "plugin that has them.",
+        held_by="`sae-harness check`: every_term_acts, every_term_moves_something and selections_select "
+        "(harness/testing/terms.py), only_controls_equal_their_base (harness/testing/trainer_checks.py); "
+        "check_correlation (harness/testing/pieces.py) in a plugin's tests.",
     ),
     Rule(
         id="F39",
@@ -87,7 +87,8 @@ RULES = (
         title="Orthogonality of codes in the place of directions",
         meaning="The loss suppresses firing together, not overlapping decoder directions, and costs d_sae² memory.",
         mend="Penalise cosines of decoder rows; log the largest before and after.",
-        held_by="the tests of the plugin that has such a term; the kit's gradients_reach_every_parameter "
-        "(harness/testing/trainer_checks.py) holds the whole loss to reach the decoder, not each term.",
+        held_by="`sae-harness check`: orthogonality_is_of_directions (harness/testing/terms.py), on terms so called; "
+        "check_competition (harness/testing/pieces.py) in a plugin's tests; memory by memory_estimate "
+        "(harness/training/pair_penalties.py) and its measured test.",
     ),
 )

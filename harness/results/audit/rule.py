@@ -92,7 +92,7 @@ def listed_records(records: Sequence[Evidence]) -> str:
 @lru_cache(maxsize=2**15)
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key: numbers in a name by their size, so that run_10 comes after run_9."""
-    return tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d{1,18})", name) if p)
+    return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d{1,18})", name) if p)
 
 
 def by(records: Iterable[Evidence], key: Callable[[Evidence], object]) -> list[list[Evidence]]:

@@ -94,7 +94,9 @@ def letter_sets(records: Sequence[Evidence], tolerances: Tolerances) -> Iterator
 def unlike_settings(records: Sequence[Evidence], tolerances: Tolerances) -> Iterator[AuditHit]:
     """F46: one evaluation run with different settings."""
     for name, having in by_evaluation(records).items():
-        for rows in by(having, lambda r: r.group):
+        # What was skipped or failed has no settings that a number was measured with.
+        done = [r for r in having if r.evaluations[name].status not in ("skipped", "failed")]
+        for rows in by(done, lambda r: r.group):
             told = {r.name: _settings(r.evaluations[name]) for r in rows}
             usual = Counter(told.values()).most_common(1)[0][0]
             reference = next(r for r in rows if told[r.name] == usual)

@@ -20,6 +20,11 @@ _BODY = r"\{\{(?P<body>[^{}\n\\]+)\}\}"
 _MARKDOWN = re.compile(rf"<!--\s*{_BODY}\s*-->|{_BODY.replace('body', 'plain')}")
 _LATEX = re.compile(rf"\\claim\{{(?P<body>[^{{}}]+)\}}|{_BODY.replace('body', 'plain')}")
 
+_MARKDOWN_OPENS = re.compile(r"\$\$?[^$]*?\$\$?|(?P<open>\{\{[^\n]{0,60})")
+"""What begins as an annotation and is none, but for formulas, whose braces are their own."""
+_LATEX_OPENS = re.compile(r"(?P<open>\\claim\b[^\n]{0,60})")
+"""In LaTeX `{{` is a group."""
+
 _MARKDOWN_MASKS = (
     re.compile(r"^(?P<f>```+|~~~+).*?(?:^(?P=f)[`~]*\s*$|\Z)", re.M | re.S),
     re.compile(r"(?<!`)(?P<t>`{1,3})(?!`)[^\n]{1,400}?(?:\n[^\n]{1,200}?)?(?<!`)(?P=t)(?!`)"),
@@ -93,6 +98,7 @@ def sentences(text: str, *, latex: bool, name: str) -> list[Sentence]:
     pattern = _LATEX if latex else _MARKDOWN
     matches = list(pattern.finditer(code))
     prose = _blank(code, [m.span() for m in matches])
+    _refuse_unclosed(prose, _LATEX_OPENS if latex else _MARKDOWN_OPENS, name)
     prose = _masked(_without_comments(prose), (*_UNSEEN, *(_LATEX_UNSEEN if latex else ())))
     breaks = [m.start() for m in re.finditer("\n", text)]
     found = [
@@ -118,6 +124,17 @@ def sentences(text: str, *, latex: bool, name: str) -> list[Sentence]:
             starts.insert(0, home.start)
         home.bounds.append(bound)
     return [s for s in found if s.text or s.bounds]
+
+
+def _refuse_unclosed(prose: str, opens: re.Pattern[str], name: str) -> None:
+    """Raises ConfigError where an annotation is not closed: it would check nothing, and nobody would be told."""
+    for match in opens.finditer(prose):
+        if match["open"]:
+            line = prose.count("\n", 0, match.start()) + 1
+            raise ConfigError(
+                f"{name}:{line}: {match['open'].rstrip()!r} begins as an annotation and does not end as one: close it "
+                "on the line it begins on, with something in it, or put it in backticks if it is none."
+            )
 
 
 def _bound(match: re.Match[str], line: int, where: str, prose: str, home: Sentence | None) -> Bound:

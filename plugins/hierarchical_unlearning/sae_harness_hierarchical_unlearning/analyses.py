@@ -19,14 +19,18 @@ from harness import (
     HeatMap,
     Histogram,
     Panel,
+    RaggedCodes,
     Table,
     TrainingLog,
 )
 from harness.data.worlds import join_codes
+from harness.evaluation.metrics import token_of_slot
 from harness.evaluation.unlearning import Firings, bootstrap
 
 from .levels import LIFT, Levels, Links, levels_of, parents_of
-from .side_effects import SETTINGS, Interventions, Outcome, World
+from .side_effects import SETTINGS, Outcome, World, WorldInterventions
+from .sides import has_world, sides
+from .truth import roots
 
 _SHOWN_CHILDREN = 120
 _EDGES = [step / 4 for step in range(-12, 13)]
@@ -43,7 +47,7 @@ def level_interaction(sae: SAE, context: EvalContext, training: TrainingLog) -> 
     """
     _require_levels(sae)
     world = World(sae, context)
-    interventions = Interventions(world)
+    interventions = WorldInterventions(world)
     chosen = Outcome(world, world.sweep(interventions.base)).chosen
     if chosen < 0:
         raise DataError("No setting removes anything within the budget: there is no interaction to look at.")
@@ -96,10 +100,8 @@ def _by_tree(
     """Share of each tree's firings that are hit at each level; all lone features count as tree -1."""
     truth = world.context.truth
     parent = truth.parent.cpu()
-    root, has_child = torch.arange(len(parent)), torch.zeros(len(parent), dtype=torch.bool)
+    root, has_child = roots(parent), torch.zeros(len(parent), dtype=torch.bool)
     has_child[parent[parent >= 0]] = True
-    while bool((parent[root] >= 0).any()):
-        root = torch.where(parent[root] >= 0, parent[root], root)
     tree = torch.where(has_child[root], root, -1)
     present = torch.bincount(truth.codes.latents.cpu(), minlength=len(parent)).double()
     rows: list[list[float | int | bool]] = []
@@ -147,16 +149,21 @@ def _interaction_figure(
 
 
 def hierarchy(sae: SAE, context: EvalContext, training: TrainingLog) -> AnalysisResult:
-    """Which concept each latent belongs to, P(concept | latent), purity and entropy, and the tree.
+    """Which concept each latent belongs to, P(concept | latent), entropy, concepts' purity, and the tree.
+
+    A concept's purity is the share of its own children among all latents with a parent that fire while it is active; in
+    a world also the largest share of its tokens on which one true tree is there, and how often that tree is there.
 
     Raises:
         DataError: the SAE has one level, or there are no tokens.
     """
     levels = _require_levels(sae)
-    codes = join_codes([part.codes for part in context.encoded(sae)])
-    if len(codes.offsets) < 2:
+    parts = [part.codes for part in context.encoded(sae)]
+    if not sum(len(codes.offsets) - 1 for codes in parts):
         raise DataError("There is no held-out token to see a hierarchy on.")
-    links = Links.of(codes, levels.concepts(codes), sae.config.d_sae, levels.n_concepts)
+    codes = join_codes(parts)
+    concepts = levels.concepts(codes)
+    links = Links.of(codes, concepts, sae.config.d_sae, levels.n_concepts)
     parents = parents_of(levels, links)
     given, lift, entropy = links.parent_given_child(), links.lift(), child_entropy(links)
     children = (parents >= 0).nonzero().squeeze(1)
@@ -168,6 +175,9 @@ def hierarchy(sae: SAE, context: EvalContext, training: TrainingLog) -> Analysis
     ]
     counts = torch.bincount(parents[children], minlength=levels.n_concepts)
     dot = to_dot(parents, given)
+    pure = purity(links, parents)
+    of_concepts, tree_values = _concept_rows(links, counts, pure, _trees(context, concepts, levels.n_concepts))
+    families = counts > 0
     values = {
         "concepts": levels.n_concepts,
         "concepts_active": int((links.concept > 0).sum()),
@@ -177,6 +187,8 @@ def hierarchy(sae: SAE, context: EvalContext, training: TrainingLog) -> Analysis
         "mean_parent_given_child": float(certainty.mean()) if len(children) else None,
         "mean_entropy_bits": float(entropy[able].mean()) if bool(able.any()) else None,
         "largest_family": int(counts.max()),
+        "mean_purity": float(pure[families].mean()) if bool(families.any()) else None,
+        **tree_values,
     }
     figures = [_family_figure(given, parents, children, counts)]
     if len(children):
@@ -185,11 +197,65 @@ def hierarchy(sae: SAE, context: EvalContext, training: TrainingLog) -> Analysis
         values=values,
         tables={
             "children": Table(columns=("latent", "concept", "p_parent_given_child", "lift", "entropy_bits"), rows=rows),
+            "concepts": of_concepts,
             "tree_dot": Table(columns=("line",), rows=[[line] for line in dot.splitlines()]),
         },
         figures=figures,
         notes=(f"A latent has a parent where the concept's lift is at least {LIFT:g}; the tree has two levels.",),
     )
+
+
+def purity(links: Links, parents: Tensor) -> Tensor:
+    """[n_concepts] float64: of the firings of latents with a parent on a concept's tokens, the share of its own
+    children; 0 where there is none."""
+    children = (parents >= 0).nonzero().squeeze(1)
+    own = torch.zeros(len(links.concept), dtype=torch.float64)
+    own.index_add_(0, parents[children], links.both[parents[children], children])
+    return own / links.both[:, children].sum(1).clamp_min(1e-12)
+
+
+def _trees(context: EvalContext, concepts: RaggedCodes, n_concepts: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """For each concept the true tree that is there on most of its tokens, the share of them, and the tree's own share
+    of all tokens; None where there is no world, or tokens other than its."""
+    if not has_world(context):
+        return None
+    truth = context.truth
+    codes, root = truth.codes, roots(truth.parent.cpu())
+    n, n_tokens = len(root), len(codes.offsets) - 1
+    if n_tokens != len(concepts.offsets) - 1:
+        return None
+    cells = (token_of_slot(codes).cpu() * n + root[codes.latents.cpu()]).unique()
+    there = RaggedCodes(
+        cells % n,
+        torch.nn.functional.pad(torch.bincount(cells // n, minlength=n_tokens).cumsum(0), (1, 0)),
+        torch.ones(len(cells)),
+    )
+    on_cpu = RaggedCodes(*(tensor.cpu() for tensor in concepts))
+    found = Links.of(there, on_cpu, n, n_concepts)
+    share, tree = (found.both / found.concept.clamp_min(1)[:, None]).max(1)
+    return tree, share, (found.latent / max(1, n_tokens))[tree]
+
+
+def _concept_rows(
+    links: Links, counts: Tensor, pure: Tensor, trees: tuple[Tensor, Tensor, Tensor] | None
+) -> tuple[Table, dict[str, float | None]]:
+    """A row of each concept that is active, those of most children first."""
+    rate = links.concept / max(1, links.n_tokens)
+    columns = ["concept", "rate", "children", "purity"]
+    if trees is not None:
+        columns += ["tree", "tree_share", "tree_rate"]
+    rows: list[list[float | int]] = []
+    for c in counts.argsort(descending=True, stable=True).tolist():
+        if links.concept[c] == 0:
+            continue
+        row: list[float | int] = [c, float(rate[c]), int(counts[c]), float(pure[c])]
+        rows.append(row if trees is None else [*row, int(trees[0][c]), float(trees[1][c]), float(trees[2][c])])
+    values: dict[str, float | None] = {}
+    if trees is not None:
+        active = links.concept > 0
+        values["mean_tree_share"] = float(trees[1][active].mean()) if bool(active.any()) else None
+        values["mean_tree_rate"] = float(trees[2][active].mean()) if bool(active.any()) else None
+    return Table(columns=columns, rows=rows), values
 
 
 def child_entropy(links: Links) -> Tensor:
@@ -266,18 +332,14 @@ def _tree_figure(parents: Tensor, given: Tensor, children: Tensor) -> Figure:
 
 
 def selectivity(sae: SAE, context: EvalContext, training: TrainingLog) -> AnalysisResult:
-    """How much more often latents, and concepts where there are any, fire on tokens with a forget feature.
+    """How much more often latents, and concepts where there are any, fire on tokens to be forgotten: in a world those
+    with a forget feature, elsewhere those of forget texts.
 
     Raises:
-        DataError: there are no tokens of one kind.
+        DataError: there are no tokens of one kind; or neither a world nor texts.
     """
-    world = World(sae, context)
-    levels = levels_of(sae)
-    firings = {"latents": world.firings(world.codes, sae.config.d_sae)}
-    if levels is not None:
-        firings["concepts"] = world.firings(levels.concepts(world.codes), levels.n_concepts)
     histograms, values, rows = [], {}, []
-    for name, (forget, retain) in firings.items():
+    for name, (forget, retain) in sides(sae, context).items():
         ratio, known = log_ratio(forget, retain)
         histograms.append(Histogram(label=name, edges=_EDGES, counts=_counts(ratio[known])))
         values[f"{name}"] = int(known.sum())

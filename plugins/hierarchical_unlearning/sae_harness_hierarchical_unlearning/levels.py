@@ -12,7 +12,10 @@ from torch import Tensor
 from harness import SAE, RaggedCodes, SparseCodes
 from harness.evaluation.metrics import dense, n_active, take, token_of_slot
 from harness.evaluation.unlearning import Clamp, Edit, Intervention
+from harness.training.kernels import to_dense
 
+from .linked_sae import LinkedTopKSAE
+from .mixture_sae import MixtureTopKSAE
 from .prefixes import concept_count
 from .sae import StackedTopKSAE
 
@@ -42,31 +45,67 @@ class Levels(ABC):
         """[d_sae] bool."""
         return torch.ones(d_sae, dtype=torch.bool)
 
+    def attribution(self, of_latents: Tensor, parents: Tensor) -> Tensor:
+        """[n_concepts]: what concepts do, where [d_sae] is what latents do: the sum over a concept's children."""
+        own = parents >= 0
+        return of_latents.new_zeros(self.n_concepts).index_add(0, parents[own], of_latents[own])
 
-class StackedLevels(Levels):
-    """Concepts of a `stacked_topk` SAE."""
+    def known_parents(self) -> Tensor | None:
+        """[d_sae] int64 or -1, where the architecture says what belongs to what; None where it is to be counted."""
+        return None
+
+
+class SideLevels(Levels):
+    """Concepts that are no latents of the SAE but stand beside them."""
+
+    @abstractmethod
+    def active(self, codes: RaggedCodes) -> SparseCodes:
+        """Concepts of the codes of n tokens."""
+
+    @abstractmethod
+    def moved(self, codes: RaggedCodes, before: SparseCodes, after: SparseCodes, parents: Tensor) -> Tensor:
+        """[nnz]: by how much each code changes when the concepts of its token do."""
+
+    def concepts(self, codes: RaggedCodes) -> RaggedCodes:
+        return _joined([_ragged(self.active(part)) for part in _chunks(codes)], codes)
+
+    def clamp(self, clamp: Clamp, parents: Tensor) -> Intervention:
+        return _ConceptClamp(self, clamp, parents)
+
+
+class StackedLevels(SideLevels):
+    """Concepts of a `stacked_topk` SAE: z1' = z1 + y1(z2') - y1(z2)."""
 
     def __init__(self, sae: StackedTopKSAE) -> None:
         self.sae = sae
         self.n_concepts = sae.n_concepts
 
-    def concepts(self, codes: RaggedCodes) -> RaggedCodes:
-        found = [self._ragged(self.sae.concepts(part)) for part in _chunks(codes)]
-        return _joined(found, codes)
+    def active(self, codes: RaggedCodes) -> SparseCodes:
+        return self.sae.concepts(codes)
 
-    @staticmethod
-    def _ragged(codes: SparseCodes) -> RaggedCodes:
-        latents, order = codes.indices.sort(dim=1)
-        values = codes.values.gather(1, order)
-        used = values > 0
-        offsets = torch.nn.functional.pad(used.sum(1).cumsum(0), (1, 0))
-        return RaggedCodes(latents[used], offsets, values[used].float())
-
-    def clamp(self, clamp: Clamp, parents: Tensor) -> Intervention:
-        return _StackedClamp(self.sae, clamp, parents)
+    def moved(self, codes: RaggedCodes, before: SparseCodes, after: SparseCodes, parents: Tensor) -> Tensor:
+        change = self.sae.expected(after) - self.sae.expected(before)
+        return change[token_of_slot(codes), codes.latents]
 
     def link_strength(self) -> Tensor:
         return self.sae.W_down.detach().abs().cpu()
+
+
+class LinkedLevels(SideLevels):
+    """Concepts of a `linked_topk` SAE: a child moves by as many of its usual sizes as its parent by its own."""
+
+    def __init__(self, sae: LinkedTopKSAE) -> None:
+        self.sae = sae
+        self.n_concepts = sae.n_concepts
+
+    def active(self, codes: RaggedCodes) -> SparseCodes:
+        return self.sae.concepts(codes)
+
+    def moved(self, codes: RaggedCodes, before: SparseCodes, after: SparseCodes, parents: Tensor) -> Tensor:
+        change = to_dense(after, self.n_concepts) - to_dense(before, self.n_concepts)
+        parent = parents.to(codes.latents.device)[codes.latents].clamp_min(0)
+        usual = self.sae.code_size[codes.latents] / self.sae.concept_size[parent]
+        return change[token_of_slot(codes), parent] * usual
 
 
 class PrefixLevels(Levels):
@@ -87,12 +126,39 @@ class PrefixLevels(Levels):
     def may_have_parent(self, d_sae: int) -> Tensor:
         return torch.arange(d_sae) >= self.n_concepts
 
+    def attribution(self, of_latents: Tensor, parents: Tensor) -> Tensor:
+        return of_latents[: self.n_concepts]
+
+
+class MixtureLevels(PrefixLevels):
+    """Parents of a `mixture_topk` SAE. A parent that is set to 0 or less is silent, and its children with it."""
+
+    def __init__(self, sae: MixtureTopKSAE) -> None:
+        super().__init__(sae.n_parents)
+        self._parents = sae.parents()
+
+    def clamp(self, clamp: Clamp, parents: Tensor) -> Intervention:
+        return _FamilyClamp(clamp, self._parents)
+
+    def may_have_parent(self, d_sae: int) -> Tensor:
+        return self._parents >= 0
+
+    def attribution(self, of_latents: Tensor, parents: Tensor) -> Tensor:
+        return super().attribution(of_latents, parents) + Levels.attribution(self, of_latents, parents)
+
+    def known_parents(self) -> Tensor:
+        return self._parents
+
 
 def levels_of(sae: SAE) -> Levels | None:
-    """The levels of a `stacked_topk` SAE, of one with a `concept_share`, or of a Matryoshka SAE, whose first group is
-    taken for the concepts; None for an SAE of one level."""
+    """The levels of a `stacked_topk`, `mixture_topk` or `linked_topk` SAE, of one with a `concept_share`, or of a
+    Matryoshka SAE, whose first group is taken for the concepts; None for an SAE of one level."""
     if isinstance(sae, StackedTopKSAE):
         return StackedLevels(sae)
+    if isinstance(sae, LinkedTopKSAE):
+        return LinkedLevels(sae)
+    if isinstance(sae, MixtureTopKSAE):
+        return MixtureLevels(sae) if sae.n_children else None
     share = sae.config.options.get("concept_share")
     if isinstance(share, (int, float)):
         return PrefixLevels(concept_count(sae.config.d_sae, float(share)))
@@ -145,7 +211,10 @@ class Links:
 
 
 def parents_of(levels: Levels, links: Links) -> Tensor:
-    """[d_sae] int64: each latent's concept, or -1."""
+    """[d_sae] int64: each latent's concept, or -1; where the architecture has parents, those of latents that fire."""
+    known = levels.known_parents()
+    if known is not None:
+        return torch.where(links.latent > 0, known, -1)
     found = links.parents(levels.link_strength())
     return torch.where(levels.may_have_parent(len(found)), found, -1)
 
@@ -185,27 +254,27 @@ class Coordinated:
         return Edit(codes._replace(values=values), _changed(codes, values))
 
 
-class _StackedClamp:
-    """z1' = z1 + y1(z2') - y1(z2) at the children, where they fire, of the concepts that are set."""
+class _ConceptClamp:
+    """Concepts set to values where they are active; their children that fire are moved with them."""
 
-    def __init__(self, sae: StackedTopKSAE, clamp: Clamp, parents: Tensor) -> None:
-        self._sae, self._clamp = sae, clamp
+    def __init__(self, levels: SideLevels, clamp: Clamp, parents: Tensor) -> None:
+        self._levels, self._clamp, self._parents = levels, clamp, parents
         self._child = torch.isin(parents, clamp.latents) & (parents >= 0)
 
     def edit(self, codes: RaggedCodes, sequence: Tensor) -> Edit:
-        """Codes after the change of what is expected."""
+        """Codes after what the concepts' change brings."""
         values = codes.values.clone()
         child = self._child.to(codes.latents.device)
         for start in range(0, len(codes.offsets) - 1, _CHUNK):
             tokens = torch.arange(start, min(start + _CHUNK, len(codes.offsets) - 1), device=codes.latents.device)
             part = take(codes, tokens)
-            concepts = self._sae.concepts(part)
+            concepts = self._levels.active(part)
             set_to = self._set(concepts)
             touched = (set_to.values != concepts.values).any(1)
             if not bool(touched.any()):
                 continue
-            change = self._sae.expected(set_to) - self._sae.expected(concepts)
-            moved = change[token_of_slot(part), part.latents] * child[part.latents] * (part.values > 0)
+            moved = self._levels.moved(part, concepts, set_to, self._parents)
+            moved = moved * child[part.latents] * (part.values > 0)
             slots = slice(int(codes.offsets[tokens[0]]), int(codes.offsets[tokens[-1] + 1]))
             values[slots] += moved * touched[token_of_slot(part)]
         return Edit(codes._replace(values=values), _changed(codes, values))
@@ -215,6 +284,28 @@ class _StackedClamp:
         at = torch.searchsorted(latents, concepts.indices).clamp_max(len(latents) - 1)
         hit = (latents[at] == concepts.indices) & (concepts.values > 0)
         return SparseCodes(concepts.indices, torch.where(hit, values[at], concepts.values))
+
+
+class _FamilyClamp:
+    """Parents set to values where they fire; where that is 0 or less their children are silent."""
+
+    def __init__(self, clamp: Clamp, parents: Tensor) -> None:
+        self._clamp = clamp
+        self._closed = torch.isin(parents, clamp.latents[clamp.values <= 0]) & (parents >= 0)
+
+    def edit(self, codes: RaggedCodes, sequence: Tensor) -> Edit:
+        """Codes after both. A child fires only where its parent does, so that no gate is needed."""
+        values = self._clamp.edit(codes, sequence).codes.values
+        values = torch.where(self._closed.to(codes.latents.device)[codes.latents], 0.0, values)
+        return Edit(codes._replace(values=values), _changed(codes, values))
+
+
+def _ragged(codes: SparseCodes) -> RaggedCodes:
+    latents, order = codes.indices.sort(dim=1)
+    values = codes.values.gather(1, order)
+    used = values > 0
+    offsets = torch.nn.functional.pad(used.sum(1).cumsum(0), (1, 0))
+    return RaggedCodes(latents[used], offsets, values[used].float())
 
 
 def _changed(codes: RaggedCodes, values: Tensor) -> Tensor:

@@ -85,7 +85,24 @@ class StackedTopKSAE(SAE):
 
     def expected(self, concepts: SparseCodes) -> Tensor:
         """[n, d_sae] >= 0: codes y1 that the concepts of n tokens lead one to expect."""
-        return sparse_decode(concepts, self.W_down, self.b_down).relu() * self.code_size
+        return self.expected_sizes(concepts) * self.code_size
+
+    def expected_sizes(self, concepts: SparseCodes) -> Tensor:
+        """[n, d_sae] >= 0: the same in units of each latent's usual size."""
+        return sparse_decode(concepts, self.W_down, self.b_down).relu()
+
+    def expected_beside(self, concepts: SparseCodes, others: SparseCodes) -> tuple[Tensor, Tensor]:
+        """`expected_sizes`, and [n, d_sae] what other concepts write by themselves. Both in one pass, so that one
+        gradient of W_down is held and not two."""
+        n, (k, m) = len(concepts.values), (concepts.values.shape[1], others.values.shape[1])
+        lengths = concepts.indices.new_tensor([k] * n + [m] * n)
+        both = RaggedCodes(
+            torch.cat([concepts.indices.flatten(), others.indices.flatten()]),
+            torch.nn.functional.pad(lengths.cumsum(0), (1, 0)),
+            torch.cat([concepts.values.flatten(), others.values.flatten()]),
+        )
+        own, rest = sparse_decode(both, self.W_down, torch.zeros_like(self.b_down)).split(n)
+        return (own + self.b_down).relu(), rest
 
     @torch.no_grad()
     def fold_input_scale(self, scale: float) -> None:

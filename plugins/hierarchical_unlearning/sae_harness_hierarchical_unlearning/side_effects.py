@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,24 +17,19 @@ from harness.evaluation.unlearning import (
     Clamp,
     Firings,
     Intervention,
-    SequenceGate,
     Setting,
     area_under,
     best_within,
     bootstrap,
     hull_of,
-    random_matched,
     settings_of,
 )
 
-from .levels import Coordinated, GatedClamp, Levels, Links, levels_of, parents_of
-from .metrics import LEVELS, RETAIN_BUDGET
+from .interventions import Interventions, quantile_of_shares
+from .metrics import RETAIN_BUDGET
 from .truth import FiringChanges, Tally, forget_features
 
 SETTINGS = settings_of([("information", 1.0), ("rate", 0.01)], (4, 8, 16, 32, 64), (0.0, 1.0), "mean")
-CONCEPTS_PER_LATENT = 1 / 4
-"""As many concepts are chosen for a latent: 4 for 16, as in the idea's text."""
-_GATE_QUANTILE = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,72 +95,28 @@ class World:
         return Counts(removed=torch.stack([a for a, _ in found]), disturbed=torch.stack([b for _, b in found]))
 
 
-class Interventions:
-    """Makes the interventions of each level from a setting; everything is chosen on the selection half."""
+class WorldInterventions(Interventions):
+    """Those of a world, chosen on the selection half."""
 
     def __init__(self, world: World) -> None:
-        self.world, self.d_sae = world, world.sae.config.d_sae
-        self.forget, self.retain = world.firings(world.codes, self.d_sae)
-        self.levels: Levels | None = levels_of(world.sae)
-        if self.levels is not None:
-            concepts = self.levels.concepts(world.codes)
-            self._of_concepts = world.firings(concepts, self.levels.n_concepts)
-            selection = (~world.report.to(world.tally.document.device)[world.tally.document]).nonzero().squeeze(1)
-            told = take(world.codes, selection), take(concepts, selection)
-            self.parents = parents_of(self.levels, Links.of(*told, self.d_sae, self.levels.n_concepts))
+        selection = (~world.report.to(world.tally.document.device)[world.tally.document]).nonzero().squeeze(1)
+        forget, retain = world.firings(world.codes, world.sae.config.d_sae)
+        super().__init__(
+            world.sae,
+            forget,
+            retain,
+            concepts=lambda levels: world.firings(levels.concepts(world.codes), levels.n_concepts),
+            told=lambda: take(world.codes, selection),
+            gate=partial(_gate, world),
+            generator=partial(world.context.generator, "matched"),
+        )
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Levels that this SAE has; the last is the best."""
-        return LEVELS if self.levels is not None else LEVELS[:2]
 
-    def make(self, level: str) -> Callable[[Setting], Intervention | None]:
-        """Setting -> intervention of a level; None where it chooses nothing."""
-        return {
-            "base": self.base,
-            "gated": self.gated,
-            "concept": self.concept,
-            "coordinated": self.coordinated,
-        }[level]
-
-    def base(self, setting: Setting) -> Clamp | None:
-        """Latents, wherever they fire."""
-        return setting.clamp(setting.latents(self.forget, self.retain), self.forget, self.retain)
-
-    def gated(self, setting: Setting) -> Intervention | None:
-        """The same, in documents alone that have more of it than 95 % of the documents without forget features."""
-        clamp, tally = self.base(setting), self.world.tally
-        if clamp is None:
-            return None
-        touched = clamp.edit(self.world.codes, tally.document).changed
-        size = torch.bincount(tally.document, minlength=tally.n_documents).cpu()
-        share = torch.bincount(tally.document[touched], minlength=tally.n_documents).cpu() / size.clamp_min(1)
-        retain = ~self.world.report & (tally.forget_firings == 0)
-        # Where every document has a forget feature, no gate can be learned: it stays open.
-        gate = float(torch.quantile(share[retain].double(), _GATE_QUANTILE)) if bool(retain.any()) else 0.0
-        return SequenceGate(clamp, gate)
-
-    def random(self, setting: Setting) -> Clamp | None:
-        """As many latents that fire about as often on retain tokens."""
-        own = setting.latents(self.forget, self.retain)
-        others = random_matched(own, self.forget, self.retain, self.world.context.generator("matched"))
-        return setting.clamp(others, self.forget, self.retain)
-
-    def concept(self, setting: Setting) -> Intervention | None:
-        """Concepts, wherever they are active."""
-        assert self.levels is not None, "only for an SAE of two levels"
-        forget, retain = self._of_concepts
-        fewer = max(1, round(setting.n * CONCEPTS_PER_LATENT))
-        chosen = setting.latents(forget, retain)[:fewer]
-        clamp = setting.clamp(chosen, forget, retain)
-        return None if clamp is None else self.levels.clamp(clamp, self.parents)
-
-    def coordinated(self, setting: Setting) -> Intervention | None:
-        """Latents where their concepts are active, and concepts."""
-        assert self.levels is not None, "only for an SAE of two levels"
-        concepts, clamp = self.concept(setting), self.base(setting)
-        gated = None if clamp is None else GatedClamp(clamp, self.levels, self.parents)
-        return None if gated is None and concepts is None else Coordinated(gated, concepts)
+def _gate(world: World, clamp: Clamp) -> float:
+    tally = world.tally
+    touched = clamp.edit(world.codes, tally.document).changed
+    kept = ~world.report & (tally.forget_firings == 0)
+    return quantile_of_shares(touched, tally.document, tally.n_documents, kept)
 
 
 class TrueSideEffectsEvaluator(Evaluator):
@@ -185,7 +137,7 @@ class TrueSideEffectsEvaluator(Evaluator):
             NonFiniteError: a code is not finite.
         """
         world = World(sae, context)
-        interventions = Interventions(world)
+        interventions = WorldInterventions(world)
         found = {name: Outcome(world, world.sweep(interventions.make(name))) for name in interventions.names}
         best = "coordinated" if "coordinated" in found else "base"
         areas = {name: outcome.area(context.generator("bootstrap")) for name, outcome in found.items()}

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness import ActivationBatch, ConfigError, LossTerms, Option, SparseCodes, Trainer, TrainerOptions, TrainState
 from harness.training.kernels import sparse_decode, to_dense, topk_autoencode
 from harness.training.median import geometric_median
 
-_SIZE_RATE = 0.01
+from .residuals import dead_residual, lean_relative_error, squared_error
+
+SIZE_RATE = 0.01
 """How fast a latent's usual code follows that of a batch."""
 
 
@@ -98,7 +99,7 @@ class StackedTrainer(Trainer):
     @torch.no_grad()
     def initialise(self, sae: Any, sample: ActivationBatch, target_l0: int | None, generator: torch.Generator) -> None:
         sae.b_dec.copy_(geometric_median(sample.activations))
-        sizes, fired = _mean_codes(sae.encode_sparse(sample.activations), sae.config.d_sae)
+        sizes, fired = mean_codes(sae.encode_sparse(sample.activations), sae.config.d_sae)
         usual = float(sizes[fired].mean()) if bool(fired.any()) else 1.0
         sae.code_size.copy_(torch.where(fired, sizes, usual))
         self._idle = torch.zeros(sae.n_concepts, dtype=torch.int64, device=sae.W_dec.device)
@@ -109,7 +110,7 @@ class StackedTrainer(Trainer):
         self._seen = SparseCodes(codes.indices, codes.values.detach())
         aux = options.aux_weight
         terms = LossTerms(
-            values={"sse": _squared_error(x, x_hat), "aux": _dead_residual(sae, x, x_hat, state.dead, options)},
+            values={"sse": squared_error(x, x_hat), "aux": _aux(sae, x, x_hat, state.dead, options)},
             weights={"sse": 1.0, "aux": aux},
             codes=codes,
             reconstruction=x_hat,
@@ -123,7 +124,7 @@ class StackedTrainer(Trainer):
             return terms
         pre = sae.concept_pre_activations(codes if options.through_base else self._seen)
         concepts = sae.kept_concepts(pre)
-        self._active = _active_columns(concepts, sae.n_concepts)
+        self._active = active_columns(concepts, sae.n_concepts)
         if options.l1_concepts:
             terms = terms.plus("l1_concepts", concepts.values.sum() / len(x), options.l1_concepts)
         return self._explained(sae, x, terms, pre, concepts, state) if options.explains else terms
@@ -134,22 +135,30 @@ class StackedTrainer(Trainer):
         """The terms with those of what concepts lead one to expect."""
         options, seen = self.options, self._seen
         assert seen is not None
-        expected = sae.expected(concepts)
+        dead, guess = self._dead(sae, state), None
+        if len(dead):
+            values, slots = pre[:, dead].relu().topk(min(len(dead), 4 * sae.k_concepts), dim=1)
+            expected, guess = sae.expected_beside(concepts, SparseCodes(dead[slots], values))
+        else:
+            expected = sae.expected_sizes(concepts)
+        # Tensors [n, d_sae] are most of a step's memory. So expected codes stay in units of usual sizes, no dense z is
+        # made for ||z - y||², and what single codes need is gathered once.
+        usual, k = sae.code_size, seen.indices.shape[1]
+        kept = _largest(expected, usual, sae.k) if options.concept_weight else seen.indices[:, :0]
+        wanted = torch.cat([seen.indices, kept], dim=1)
+        at = expected.gather(1, wanted) * usual[wanted]
         if options.concept_weight:
-            values, indices = expected.topk(sae.k, dim=1)
-            from_concepts = sparse_decode(SparseCodes(indices, values), sae.W_dec, sae.b_dec)
-            terms = terms.plus("concept_sse", _squared_error(x, from_concepts), options.concept_weight)
+            from_concepts = sparse_decode(SparseCodes(kept, at[:, k:]), sae.W_dec, sae.b_dec)
+            terms = terms.plus("concept_sse", squared_error(x, from_concepts), options.concept_weight)
         if options.predict_weight:
             size = seen.values.square().sum().clamp_min(1e-12)
-            # ||z - y||² of a sparse z without making it dense.
-            missed = expected.square().sum() - 2 * (expected.gather(1, seen.indices) * seen.values).sum() + size
+            squares = (expected.square().sum(0) * usual.square()).sum()
+            missed = squares - 2 * (at[:, :k] * seen.values).sum() + size
             terms = terms.plus("prediction", missed / size, options.predict_weight)
-        dead = self._dead(sae, state)
-        if len(dead):
-            residual = (to_dense(seen, sae.config.d_sae) - expected.detach()) / sae.code_size
-            values, slots = pre[:, dead].relu().topk(min(len(dead), 4 * sae.k_concepts), dim=1)
-            guess = sparse_decode(SparseCodes(slots, values), sae.W_down[dead], torch.zeros_like(sae.b_down))
-            terms = terms.plus("concept_aux", _relative_error(residual, guess), options.aux_weight)
+        if guess is not None:
+            fired = SparseCodes(seen.indices, seen.values / usual[seen.indices])
+            residual = to_dense(fired, sae.config.d_sae).sub_(expected.detach())
+            terms = terms.plus("concept_aux", lean_relative_error(residual, guess), options.aux_weight)
         return terms
 
     def _dead(self, sae: Any, state: TrainState) -> Tensor:
@@ -162,8 +171,8 @@ class StackedTrainer(Trainer):
     @torch.no_grad()
     def after_step(self, sae: Any, state: TrainState) -> None:
         assert self._seen is not None, "the loop takes the loss before it calls after_step"
-        sizes, fired = _mean_codes(self._seen, sae.config.d_sae)
-        sae.code_size.copy_(torch.where(fired, sae.code_size.lerp(sizes, _SIZE_RATE), sae.code_size))
+        sizes, fired = mean_codes(self._seen, sae.config.d_sae)
+        sae.code_size.copy_(torch.where(fired, sae.code_size.lerp(sizes, SIZE_RATE), sae.code_size))
         if self._active is not None and self._idle is not None:
             self._idle += 1
             self._idle[self._active] = 0
@@ -176,30 +185,17 @@ class StackedTrainer(Trainer):
         self._idle = state.get("idle")
 
 
-def _squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
-    return F.mse_loss(x_hat, x, reduction="sum") / len(x)
+@torch.no_grad()
+def _largest(expected: Tensor, usual: Tensor, k: int) -> Tensor:
+    """[n, k] int64: where the largest expected codes are."""
+    return (expected * usual).topk(k, dim=1).indices
 
 
-def _relative_error(residual: Tensor, guess: Tensor) -> Tensor:
-    """||e - ê||² / Var(e), 0 where there is nothing to explain."""
-    error = (residual - guess).square().sum(-1).mean()
-    variance = (residual - residual.mean(0)).square().sum(-1).mean()
-    return torch.where(variance > 0, error / variance.clamp_min(1e-12), torch.zeros_like(error))
+def _aux(sae: Any, x: Tensor, x_hat: Tensor, dead: Tensor, options: StackedOptions) -> Tensor:
+    return dead_residual(x, x_hat, sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, dead, options.aux_k_fraction)
 
 
-def _dead_residual(sae: Any, x: Tensor, x_hat: Tensor, dead: Tensor, options: StackedOptions) -> Tensor:
-    """topk's auxiliary loss (Gao et al. 2024): the residual from dead latents' own largest pre-activations."""
-    ids = dead.nonzero(as_tuple=True)[0]
-    if len(ids) == 0:
-        return x.new_zeros(())
-    pre = (x - sae.b_dec) @ sae.W_enc.t().index_select(0, ids).t() + sae.b_enc[ids]
-    k_aux = min(len(ids), max(1, int(options.aux_k_fraction * x.shape[1])))
-    values, slots = pre.topk(k_aux, dim=-1, sorted=False)
-    codes = torch.zeros_like(pre).scatter(1, slots, values.relu())
-    return _relative_error((x - x_hat).detach(), codes @ sae.W_dec.index_select(0, ids))
-
-
-def _mean_codes(codes: SparseCodes, d_sae: int) -> tuple[Tensor, Tensor]:
+def mean_codes(codes: SparseCodes, d_sae: int) -> tuple[Tensor, Tensor]:
     """[d_sae] mean code of each latent where it fires, and whether it does."""
     flat = codes.indices.reshape(-1)
     counts = torch.bincount(flat, codes.values.reshape(-1).gt(0).to(codes.values.dtype), minlength=d_sae)
@@ -207,7 +203,7 @@ def _mean_codes(codes: SparseCodes, d_sae: int) -> tuple[Tensor, Tensor]:
     return (sums / counts.clamp_min(1)).to(codes.values.dtype), counts > 0
 
 
-def _active_columns(codes: SparseCodes, n: int) -> Tensor:
+def active_columns(codes: SparseCodes, n: int) -> Tensor:
     """[n] bool: which columns have a value above 0."""
     active = torch.zeros(n, dtype=torch.bool, device=codes.values.device)
     active[codes.indices[codes.values > 0]] = True

@@ -20,15 +20,20 @@ def forget_features(truth: WorldTruth) -> Tensor:
     that is there on a share of tokens nearest to 1/8, so that worlds without marks can be used too."""
     if bool(truth.forget.any()):
         return truth.forget.cpu()
-    root = torch.arange(truth.n_features)
-    parent = truth.parent.cpu()
-    while bool((parent[root] >= 0).any()):
-        root = torch.where(parent[root] >= 0, parent[root], root)
+    root = roots(truth.parent.cpu())
     codes = truth.codes
     keys = token_of_slot(codes).cpu() * truth.n_features + root[codes.latents.cpu()]
     present = torch.bincount(keys.unique() % truth.n_features, minlength=truth.n_features)
     distance = (present / max(1, len(codes.offsets) - 1) - STAND_IN_RATE).abs()
     return root == int(distance.masked_fill(present == 0, torch.inf).argmin())
+
+
+def roots(parent: Tensor) -> Tensor:
+    """[n_features] int64: the root of each feature's tree, of parents [n_features] (-1 for roots)."""
+    root = torch.arange(len(parent))
+    while bool((parent[root] >= 0).any()):
+        root = torch.where(parent[root] >= 0, parent[root], root)
+    return root
 
 
 class FiringChanges:

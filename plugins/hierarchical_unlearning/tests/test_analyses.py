@@ -10,26 +10,34 @@ from sae_harness_hierarchical_unlearning.analyses import (
     child_entropy,
     hierarchy,
     level_interaction,
+    purity,
     selectivity,
     to_dot,
 )
 from sae_harness_hierarchical_unlearning.levels import Links
 
-from harness import DataError, TrainingLog
+from harness import DataError, SAEConfig, TrainingLog
 
 LOG = TrainingLog()
+
+
+def number(value: object) -> float:
+    """A value of a table that must be a number."""
+    assert isinstance(value, (int, float)), value
+    return float(value)
 
 
 @pytest.fixture(scope="module")
 def trained(make_job, stream):
     from harness.training.fit import fit
 
-    jobs = [make_job("hierarchical_prefixes", lr=1e-2), make_job("hierarchical_unlearning", lr=1e-2)]
+    names = ("prefixes", "unlearning", "mixture", "linked")
+    jobs = [make_job(f"hierarchical_{name}", lr=1e-2) for name in names]
     return [r.sae.eval() for r in fit(jobs, stream, n_steps=150, batch_size=256, dead_after_tokens=5120)]
 
 
 @pytest.mark.parametrize("analysis", [hierarchy, level_interaction, selectivity])
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, 1, 2, 3])
 def test_results_are_plain_and_their_axes_labelled(analysis, which, trained, context):
     with torch.no_grad():
         result = analysis(trained[which], context, LOG)
@@ -60,6 +68,27 @@ def test_a_latent_with_one_concept_has_no_entropy():
     both = torch.tensor([[4.0, 2.0, 0.0], [0.0, 2.0, 0.0]], dtype=torch.float64)
     links = Links(n_tokens=10, latent=torch.tensor([4.0, 4.0, 0.0]), concept=torch.tensor([6.0, 2.0]), both=both)
     assert child_entropy(links).tolist() == [0.0, 1.0, 0.0]
+
+
+def test_purity_is_the_share_of_own_children():
+    """Latents 0 and 1 are children of concept 0, latent 2 of concept 1, latent 3 of none."""
+    both = torch.tensor([[6.0, 2.0, 2.0, 50.0], [0.0, 1.0, 3.0, 50.0], [0.0, 0.0, 0.0, 9.0]], dtype=torch.float64)
+    links = Links(n_tokens=99, latent=both.sum(0), concept=torch.tensor([10.0, 10.0, 9.0]), both=both)
+    assert purity(links, torch.tensor([0, 0, 1, -1])).tolist() == [0.8, 0.75, 0.0]
+
+
+def test_concepts_that_are_the_trees_are_told_so(world, context, feature_sae):
+    """With the features themselves as latents, the first, a root, as the only concept."""
+    with torch.no_grad():
+        sae = feature_sae
+        sae.config = SAEConfig(architecture="features", d_in=32, d_sae=24, options={"concept_share": 1 / 24})
+        result = hierarchy(sae, context, LOG)
+    row = dict(zip(result.tables["concepts"].columns, result.tables["concepts"].rows[0], strict=True))
+    assert (row["concept"], row["tree"], row["tree_share"]) == (0, 0, 1.0)
+    children = {found[0] for found in result.tables["children"].rows}
+    parent = context.truth.parent
+    assert {int(i) for i in (parent == 0).nonzero().squeeze(1)} <= children
+    assert number(result.values["mean_tree_rate"]) < 0.6
 
 
 def test_dot_names_each_edge_once():

@@ -22,7 +22,7 @@ print(len(names), "torch" in sys.modules)
 
 def test_listing_loads_no_torch():
     done = subprocess.run([sys.executable, "-c", LISTING], capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "6 False", done.stderr
+    assert done.stdout.strip() == "10 False", done.stderr
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from sae_harness_hierarchical_unlearning.metrics import TRUE_SIDE_EFFECTS
-from sae_harness_hierarchical_unlearning.side_effects import SETTINGS, Interventions, TrueSideEffectsEvaluator, World
+from sae_harness_hierarchical_unlearning.side_effects import (
+    SETTINGS,
+    TrueSideEffectsEvaluator,
+    World,
+    WorldInterventions,
+)
 from sae_harness_hierarchical_unlearning.truth import FiringChanges, Tally, forget_features
 
 from harness import ConfigError, WorldTruth
@@ -82,8 +87,9 @@ def test_nothing_is_chosen_on_the_half_that_is_read(feature_sae, context):
     assert forget.n_tokens + retain.n_tokens == 16 * int((~world.report).sum())
 
 
-def test_an_sae_of_two_levels_has_every_level_in_the_detail(make_job, train, context):
-    [result] = train([make_job("hierarchical_unlearning", lr=1e-2)], 60)
+@pytest.mark.parametrize("method", ["unlearning", "mixture", "linked"])
+def test_an_sae_of_two_levels_has_every_level_in_the_detail(make_job, train, context, method):
+    [result] = train([make_job(f"hierarchical_{method}", lr=1e-2)], 60)
     with torch.no_grad():
         found = TrueSideEffectsEvaluator().evaluate(result.sae.eval(), context)
     detail = found["true_frontier"].detail or {}
@@ -98,7 +104,7 @@ def test_a_gate_touches_no_more_than_the_clamp(make_job, train, context):
     [result] = train([make_job("hierarchical_prefixes", lr=1e-2)], 40)
     with torch.no_grad():
         world = World(result.sae.eval(), context)
-        made = Interventions(world)
+        made = WorldInterventions(world)
         for setting in SETTINGS[:4]:
             base, gated = (set(world.changed(make(setting))[0].tolist()) for make in (made.base, made.gated))
             assert gated <= base

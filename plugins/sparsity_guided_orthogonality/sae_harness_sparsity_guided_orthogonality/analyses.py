@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from harness import DataError, RaggedCodes
+from harness import RaggedCodes
 from harness.training.code_distance import n_tokens, ragged
 from harness.training.pair_penalties import pair_cosines
 from harness.training.pairs import Codes, PairStatistics, competition, pair_statistics
@@ -200,60 +200,6 @@ def frequency_null(codes: Codes, d_sae: int, *, per_token: int = 64, generator: 
     offsets[1:] = torch.bincount(token, minlength=total).cumsum(0)
     shuffled = RaggedCodes(latent[place], offsets, value[place])
     return pair_statistics(shuffled, d_sae, n_tokens=total, per_token=per_token)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompetitionChange:
-    """Does the penalty lower how much latents fire together, or only turn their rows apart?"""
-
-    total: tuple[float, float]
-    """The sum of c: without the penalty (or at the start), with it."""
-    n_pairs: tuple[int, int]
-    weighed_cosine: tuple[float, float]
-    null_total: tuple[float, float]
-    """The sum of c of the frequency nulls: what follows from how often latents fire alone."""
-
-    @property
-    def overlap_ratio(self) -> float:
-        """Sum of c above its null, with over without: 1 where rows turned, nothing else; NaN where there was none."""
-        excess = [c - null for c, null in zip(self.total, self.null_total, strict=True)]
-        return excess[1] / excess[0] if excess[0] > 0 else math.nan
-
-
-def change_of_competition(
-    codes: tuple[Codes, Codes],
-    W_dec: tuple[Tensor, Tensor],
-    *,
-    kind: str = "ochiai",
-    threshold: float = 0.1,
-    min_count: float = 3.0,
-    per_token: int = 64,
-    seed: int = 0,
-) -> CompetitionChange:
-    """Competition of two SAEs on the same tokens: their codes and decoders, the reference first.
-
-    Raises:
-        DataError: the codes are of different numbers of tokens.
-    """
-    lengths = [len(c) if isinstance(c, Tensor) else n_tokens(c) for c in codes]
-    if lengths[0] != lengths[1]:
-        raise DataError(f"Competition is compared on the same tokens, got codes of {lengths[0]} and {lengths[1]}.")
-    totals, counts, cosines, nulls = [], [], [], []
-    for one, W in zip(codes, W_dec, strict=True):
-        generator = torch.Generator().manual_seed(seed)
-        found = pair_statistics(one, len(W), n_tokens=lengths[0], per_token=per_token)
-        chosen = edges(found, kind=kind, threshold=threshold, min_count=min_count)
-        null = frequency_null(one, len(W), per_token=per_token, generator=generator)
-        totals.append(float(chosen.c.sum()))
-        counts.append(len(chosen.c))
-        cosines.append(competition_against_cosine(chosen, W).weighed_cosine)
-        nulls.append(float(edges(null, kind=kind, threshold=threshold, min_count=min_count).c.sum()))
-    return CompetitionChange(
-        total=(totals[0], totals[1]),
-        n_pairs=(counts[0], counts[1]),
-        weighed_cosine=(cosines[0], cosines[1]),
-        null_total=(nulls[0], nulls[1]),
-    )
 
 
 class ThresholdEffect(NamedTuple):

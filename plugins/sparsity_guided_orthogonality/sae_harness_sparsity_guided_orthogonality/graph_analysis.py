@@ -28,7 +28,7 @@ from harness.training.pairs import PairStatistics
 
 from .analyses import CompetitionGraph, Edges, competition_graph, top_competitors
 from .counting import Counting, mean_and_spread, null_statistics, statistics, strongest, within
-from .held_out import competition_options, histogram, numbers, places, sample
+from .held_out import competition_options, histogram, numbers, places, sample, strongest_tokens, token_texts
 
 MAX_EDGES = 20_000
 """Edges of largest c in which communities are looked for."""
@@ -85,8 +85,9 @@ class CompetitionGraphAnalysis(Analysis):
         shown = shown[graph.strength[shown] > 0]
         competitors = top_competitors(chosen, tokens.codes, shown.tolist(), n=N_COMPETITORS, n_tokens_shown=N_EXAMPLES)
         where = places(sae, context, tokens)
-        if any(place.endswith("]") for place in where):
-            notes.append("Examples are token ids, since an analysis has no way from ids back to text.")
+        labels = _labels(shown[:_DRAWN_LATENTS], strongest_tokens(sae, context, tokens, shown[:_DRAWN_LATENTS]))
+        if any(place.endswith("]") for place in where) and token_texts(context, [0]) is None:
+            notes.append("Examples are token ids: these data have no tokenizer.")
         return AnalysisResult(
             values=values,
             series={
@@ -97,7 +98,7 @@ class CompetitionGraphAnalysis(Analysis):
                 "modularity_null": [value if math.isfinite(value) else None for value in null.modularity],
             },
             tables={"competitors": _competitors(competitors, graph, sae, where), "communities": _communities(graph)},
-            figures=(_figure(graph, chosen, found.fires, null, values, tokens.n),),
+            figures=(_figure(graph, chosen, found.fires, null, values, tokens.n, labels, training.run),),
             notes=notes,
         )
 
@@ -148,6 +149,11 @@ def _values(graph: CompetitionGraph, chosen: Edges, fires: Tensor, null: _Null) 
     }
 
 
+def _labels(latents: Tensor, texts: list[str]) -> list[str]:
+    """Of the latents that are drawn: number, and the token on which it is largest."""
+    return [f"{latent} {text}".strip() for latent, text in zip(latents.tolist(), texts, strict=True)]
+
+
 def _competitors(found: dict, graph: CompetitionGraph, sae: SAE, where: list[str]) -> Table:
     pairs = [(latent, one) for latent, ones in found.items() for one in ones]
     first, second = (
@@ -179,7 +185,16 @@ def _communities(graph: CompetitionGraph) -> Table:
     return Table(columns=("community", "latents", "strongest"), rows=rows)
 
 
-def _figure(graph: CompetitionGraph, chosen: Edges, fires: Tensor, null: _Null, values: dict, n_tokens: int) -> Figure:
+def _figure(
+    graph: CompetitionGraph,
+    chosen: Edges,
+    fires: Tensor,
+    null: _Null,
+    values: dict,
+    n_tokens: int,
+    labels: list[str],
+    run: str,
+) -> Figure:
     live = fires > 0
     top = max(10, int(graph.degree.max()), int(null.degrees.max()))
     step = max(1, -(-top // 40))
@@ -215,10 +230,10 @@ def _figure(graph: CompetitionGraph, chosen: Edges, fires: Tensor, null: _Null, 
         ),
     ]
     if len(chosen.c):
-        panels += [_community_sizes(graph), _modularity(values), _drawn(graph, chosen)]
+        panels += [_community_sizes(graph), _modularity(values), _drawn(graph, chosen, labels)]
     return Figure(
         name="competition_graph",
-        title="Which latents compete?",
+        title=f"Which latents compete?{f' {run}' if run else ''}",
         panels=panels,
         caption=(
             f"Pairs of latents that fire together on {n_tokens} held-out tokens. Firing rates alone: the tokens of "
@@ -248,14 +263,15 @@ def _modularity(values: dict) -> Panel:
     return Panel(marks=[bars], title="Modularity of the communities", x_label="graph", y_label="modularity")
 
 
-def _drawn(graph: CompetitionGraph, chosen: Edges) -> Panel:
-    shown = graph.strength.argsort(descending=True, stable=True)[:_DRAWN_LATENTS]
-    shown = shown[graph.community[shown] >= 0]
+def _drawn(graph: CompetitionGraph, chosen: Edges, labels: list[str]) -> Panel:
+    shown = graph.strength.argsort(descending=True, stable=True)[: len(labels)]
+    has = graph.community[shown] >= 0
+    shown, labels = shown[has], [label for label, own in zip(labels, has.tolist(), strict=True) if own]
     links = sorted(within(chosen, shown), key=lambda edge: -edge[2])[:_DRAWN_EDGES]
     drawn = Graph(
-        nodes=[str(latent) for latent in shown.tolist()],
+        nodes=labels,
         edges=links,
         groups=graph.community[shown].tolist(),
         sizes=numbers(graph.strength[shown]),
     )
-    return Panel(marks=[drawn], title=f"The {len(shown)} latents that compete most (numbers are latents)")
+    return Panel(marks=[drawn], title=f"The {len(shown)} that compete most, with their strongest token")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness import SAE, DataError, EncodedBatch, EvalContext, RaggedCodes, TrainingLog
-from harness.evaluation.metrics import n_active, take
+from harness.evaluation.metrics import n_active, take, token_of_slot
 
 from .options import SparsityGuidedOptions
 
@@ -77,8 +77,8 @@ def _joined(
 
 
 def places(sae: SAE, context: EvalContext, found: Sample) -> list[str]:
-    """Where each token of the sample stands: document, position, and the ids of the tokens up to it, itself in brackets
-    (none where the data have no tokens)."""
+    """Where each token of the sample stands: document, position, and the text up to it, itself in brackets; token ids
+    in place of text where there is no tokenizer, and neither where the data have no tokens."""
     told: list[tuple[str, list[int]]] = []
     for part, at in zip(context.encoded(sae), found.chosen, strict=True):
         sequence, position = part.batch.mask.cpu().nonzero(as_tuple=True)
@@ -86,25 +86,64 @@ def places(sae: SAE, context: EvalContext, found: Sample) -> list[str]:
         for s, p in zip(sequence[at].tolist(), position[at].tolist(), strict=True):
             window = tokens[s, max(0, p + 1 - _WINDOW) : p + 1].tolist()
             told.append((f"document {int(part.batch.document[s])}, position {p}", window))
-    if len({token for _, window in told for token in window}) < 2:
+    ids = sorted({token for _, window in told for token in window})
+    if len(ids) < 2:
         return [where for where, _ in told]
-    return [f"{where}: {' '.join(map(str, ids[:-1]))} [{ids[-1]}]".replace(":  ", ": ") for where, ids in told]
+    text = token_texts(context, ids)
+    if text is None:
+        return [f"{where}: {' '.join(map(str, ids[:-1]))} [{ids[-1]}]".replace(":  ", ": ") for where, ids in told]
+    return [f"{where}: {''.join(text[i] for i in ids[:-1])}[{text[ids[-1]]}]" for where, ids in told]
 
 
-def untrained(sae: SAE, context: EvalContext, found: Sample) -> tuple[Tensor, RaggedCodes, str]:
-    """Directions [d_sae, d_in] that the SAE's architecture begins with, drawn anew; the codes that they give the tokens
-    of the sample; and what they are called.
+def token_texts(context: EvalContext, ids: list[int]) -> dict[int, str] | None:
+    """Token id -> its text on one line; None where there is no tokenizer."""
+    try:
+        texts = context.token_text(ids)
+    except DataError:
+        return None
+    return {i: text.replace("\n", "⏎").replace("\r", "") for i, text in zip(ids, texts, strict=True)}
+
+
+def strongest_tokens(sae: SAE, context: EvalContext, found: Sample, latents: Tensor) -> list[str]:
+    """[m]: the text of the token of the sample on which each latent [m] is largest; empty where it has none."""
+    token = token_of_slot(found.codes)
+    best = []
+    for latent in latents.tolist():
+        at = (found.codes.latents == latent).nonzero().squeeze(1)
+        best.append(int(token[at[found.codes.values[at].argmax()]]) if len(at) else -1)
+    ids = torch.cat(
+        [
+            part.batch.tokens[part.batch.mask].cpu()[at]
+            for part, at in zip(context.encoded(sae), found.chosen, strict=True)
+        ]
+    ).tolist()
+    texts = token_texts(context, sorted({ids[at] for at in best if at >= 0}))
+    return ["" if texts is None or at < 0 else texts[ids[at]].strip() for at in best]
+
+
+def untrained(
+    sae: SAE, context: EvalContext, found: Sample, training: TrainingLog
+) -> tuple[Tensor, RaggedCodes, str, str]:
+    """Directions [d_sae, d_in] that the SAE began with; the codes that they give the tokens of the sample; what they
+    are called, and a note on them.
 
     Codes are the k largest positive products with the centred activation, k the SAE's own mean L0: so untrained
-    directions have the same number of competitors a token, whatever the architecture. Where an architecture begins with
-    nothing (one made from data), directions are random unit vectors.
+    directions have the same number of competitors a token, whatever the architecture. Where the training seed is not
+    known directions are drawn anew, from the same distribution; where an architecture begins with nothing (one made
+    from data), they are random unit vectors.
     """
-    generator = context.generator("initialisation")
+    known = training.seed is not None and training.steps > 0
+    seeded = torch.Generator().manual_seed(training.seed or 0)
+    generator = seeded if known else context.generator("initialisation")
     fresh = copy.deepcopy(sae).cpu()
     fresh.reset_parameters(generator)
     rows, name = fresh.decoder_directions().detach().float(), "its initialisation"
+    note = f"'{name}' is that of training seed {training.seed}"
+    if not known:
+        note = f"'{name}' is drawn anew, as the training seed is not known"
     if not (bool(rows.isfinite().all()) and bool((rows.norm(dim=1) > 0).all())):
         rows, name = torch.randn(rows.shape, generator=generator), "random directions"
+        note = f"'{name}' are drawn, as the architecture begins with none"
     rows = F.normalize(rows, dim=1)
     total, n = torch.zeros(sae.config.d_in, dtype=torch.float64), 0
     for batch in context.batches():
@@ -122,7 +161,12 @@ def untrained(sae: SAE, context: EvalContext, found: Sample) -> tuple[Tensor, Ra
         lengths = active.sum(1)
         return RaggedCodes(latents[active], torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]), values[active])
 
-    return rows, _joined(sae, context, found.chosen, codes_of), name
+    return rows, _joined(sae, context, found.chosen, codes_of), name, note
+
+
+def codes_on(sae: SAE, context: EvalContext, found: Sample) -> RaggedCodes:
+    """Another SAE's codes of the tokens of the sample, on the CPU."""
+    return _joined(sae, context, found.chosen, lambda part, at: take(part.codes, at))
 
 
 def competition_options(training: TrainingLog) -> tuple[SparsityGuidedOptions, str]:

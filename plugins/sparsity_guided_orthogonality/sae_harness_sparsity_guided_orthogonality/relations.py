@@ -54,7 +54,7 @@ class CompetitionCosine(Analysis):
         tokens = sample(sae, context, options.per_token)
         found = statistics(tokens.codes, sae, options)
         counting = Counting.of(options, found)
-        beginning, codes, name = untrained(sae, context, tokens)
+        beginning, codes, name, drawn = untrained(sae, context, tokens, training)
         directions = sae.decoder_directions().detach().float().cpu()
         both = {
             "this SAE": _direction(counting.edges(found, threshold=0.0), directions, context),
@@ -76,11 +76,10 @@ class CompetitionCosine(Analysis):
         return AnalysisResult(
             values=values,
             series=series,
-            figures=(_cosine_figure(both, counting.threshold, values, tokens.n),),
+            figures=(_cosine_figure(both, counting.threshold, values, tokens.n, training),),
             notes=(
                 note,
-                f"'{name}' is drawn anew (the training seed is not known to an analysis); its codes are the "
-                f"{max(1, round(tokens.l0))} largest products with the centred activation.",
+                f"{drawn}; its codes are the {max(1, round(tokens.l0))} largest products with the centred activation.",
             ),
         )
 
@@ -94,7 +93,9 @@ def _direction(chosen: Edges, W_dec: Tensor, context: EvalContext) -> _Direction
     return _Direction(chosen, pair_cosines(W_dec, chosen.first, chosen.second), shown)
 
 
-def _cosine_figure(both: dict[str, _Direction], threshold: float, values: dict, n: int) -> Figure:
+def _cosine_figure(
+    both: dict[str, _Direction], threshold: float, values: dict, n: int, training: TrainingLog
+) -> Figure:
     panels = []
     for key, one in both.items():
         rank = values[f"spearman/{key.replace(' ', '_')}"]
@@ -125,7 +126,7 @@ def _cosine_figure(both: dict[str, _Direction], threshold: float, values: dict, 
     ]
     return Figure(
         name="competition_cosine",
-        title="Do latents that fire together point the same way?",
+        title=f"Do latents that fire together point the same way?{f' {training.run}' if training.run else ''}",
         panels=panels,
         caption=(
             f"Pairs that fire together on {n} held-out tokens; at most 5000 are drawn. Untrained directions that point "

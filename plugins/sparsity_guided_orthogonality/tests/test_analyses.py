@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from sae_harness_sparsity_guided_orthogonality.analyses import (
-    change_of_competition,
     competition_against_cosine,
     competition_graph,
     edges,
@@ -16,6 +15,7 @@ from sae_harness_sparsity_guided_orthogonality.analyses import (
     threshold_effect,
     top_competitors,
 )
+from sae_harness_sparsity_guided_orthogonality.change import change_of_competition
 
 from harness import DataError, SparseCodes
 from harness.training.pairs import pair_statistics
@@ -92,12 +92,12 @@ def test_turning_rows_apart_leaves_the_overlap_as_it_was(stream):
     same, apart = torch.ones(40, 40) + 0.1 * torch.eye(40), torch.eye(40)
     turned = change_of_competition((f, f), (same, apart))
     assert turned.overlap_ratio == pytest.approx(1.0)
-    assert turned.weighed_cosine[0] > 0.9 > 1e-6 > turned.weighed_cosine[1]
+    assert turned.before.weighed_cosine > 0.9 > 1e-6 > turned.after.weighed_cosine
     generator = torch.Generator().manual_seed(1)
     shuffled = torch.stack([column[torch.randperm(len(f), generator=generator)] for column in f.T], dim=1)
     unlinked = change_of_competition((f, shuffled), (same, same))
     assert unlinked.overlap_ratio < 0.2
-    assert unlinked.n_pairs[1] < unlinked.n_pairs[0]
+    assert len(unlinked.after.pairs.c) < len(unlinked.before.pairs.c)
     with pytest.raises(DataError, match="the same tokens"):
         change_of_competition((f, f[:10]), (same, same))
 

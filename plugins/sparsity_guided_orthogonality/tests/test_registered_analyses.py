@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
 import torch
+from sae_harness_sparsity_guided_orthogonality.change import CompetitionChangeAnalysis
 from sae_harness_sparsity_guided_orthogonality.counting import Counting, statistics
 from sae_harness_sparsity_guided_orthogonality.graph_analysis import CompetitionGraphAnalysis
-from sae_harness_sparsity_guided_orthogonality.held_out import competition_options, places, sample, untrained
+from sae_harness_sparsity_guided_orthogonality.held_out import (
+    competition_options,
+    places,
+    sample,
+    strongest_tokens,
+    untrained,
+)
 from sae_harness_sparsity_guided_orthogonality.options import SparsityGuidedOptions
 from sae_harness_sparsity_guided_orthogonality.plugin import register_analyses
 from sae_harness_sparsity_guided_orthogonality.relations import CompetitionCosine, ThresholdEffectAnalysis
 from sae_harness_sparsity_guided_orthogonality.traces import CompetitionTraces
 from torch import Tensor
 
-from harness import SAE, DataError, SAEConfig, TrainingLog
+from harness import SAE, DataError, Graph, NotEvaluatedError, SAEConfig, TrainingLog
 from harness.evaluation.context import StoreEvalContext
 from harness.evaluation.metrics import dense, n_active
+from harness.interfaces.analysis import Reference
 
 LENGTH = 32
 NO_LOG = TrainingLog()
@@ -142,13 +151,75 @@ def test_untrained_codes_are_those_of_the_centred_activations(codes):
     sae, context = CodesAreInputs(torch.eye(40)), context_of(codes)
     with torch.no_grad():
         found = sample(sae, context, 64)
-        rows, sparse, name = untrained(sae, context, found)
+        rows, sparse, name, note = untrained(sae, context, found, NO_LOG)
     assert name == "its initialisation"
+    assert "drawn anew" in note
     k = round(float((codes > 0).sum(1).double().mean()))
     assert set(n_active(sparse).tolist()) == {k}
     products = (codes - codes.mean(0)) @ rows.T
     f = dense(sparse, 40)
     torch.testing.assert_close(f.sum(1), products.topk(k, dim=1).values.sum(1), atol=1e-4, rtol=1e-4)
+
+
+def test_a_known_seed_gives_the_true_initialisation(make_job, stream):
+    job = make_job("sparsity_guided_orthogonality", seed=5)
+    job.sae.reset_parameters(torch.Generator().manual_seed(5))
+    begun = torch.nn.functional.normalize(job.sae.decoder_directions().detach(), dim=1)
+    sae = copy.deepcopy(job.sae).requires_grad_(False).eval()
+    sae.W_dec.copy_(sae.W_dec.flip(0))  # as if trained
+    context = context_of(stream.batch(0).activations)
+    with torch.no_grad():
+        found = sample(sae, context, 64)
+        rows, *_, note = untrained(sae, context, found, TrainingLog(seed=5, steps=40))
+    assert torch.equal(rows, begun)
+    assert "training seed 5" in note
+
+
+class WordContext(StoreEvalContext):
+    """With a tokenizer whose tokens are ` w0`, ` w1`, …; the 0th ends a line."""
+
+    def token_text(self, ids):
+        return ["\n" if i == 0 else f" w{i}" for i in ids]
+
+
+def test_examples_are_text_where_there_is_a_tokenizer(codes):
+    sae = CodesAreInputs(torch.eye(40))
+    store = MemoryStore(codes.view(-1, LENGTH, 40))
+    context = WordContext(store, hookpoint="here", data_id="d", seed=3)
+    with torch.no_grad():
+        found = sample(sae, context, 64)
+        where = places(sae, context, found)
+        [best] = strongest_tokens(sae, context, found, torch.tensor([4]))
+        result = CompetitionGraphAnalysis().run(sae, context, log_of(threshold=0.4))
+    assert where[1] == "document 0, position 1: ⏎[ w1]"
+    assert where[9] == "document 0, position 9: w4 w5 w6 w7 w8[ w9]".replace(": w4", ":  w4")
+    assert best == f"w{int(codes[:, 4].argmax())}"
+    assert not any("token ids" in note for note in result.notes)
+    drawn = next(panel.marks[0] for panel in result.figures[0].panels if isinstance(panel.marks[0], Graph))
+    assert all(" w" in label for label in drawn.nodes)
+
+
+def beside(codes: Tensor, ours: Tensor, theirs: Tensor):
+    """`competition_change` of an SAE of rows `ours` against one of rows `theirs`, both with the same codes."""
+    analysis = CompetitionChangeAnalysis()
+    analysis.reference = Reference(label="without", sae=CodesAreInputs(theirs).eval(), training=NO_LOG)
+    with torch.no_grad():
+        result = analysis.run(CodesAreInputs(ours), context_of(codes), log_of(threshold=0.4))
+    json.dumps(result.to_json(), allow_nan=False)
+    return result
+
+
+def test_rows_that_turn_while_latents_compete_as_before_are_told_apart_from_less_competition(codes):
+    twins = torch.eye(40)
+    twins[1::2] += twins[::2]
+    found = beside(codes, torch.eye(40), twins).values
+    assert found["overlap_ratio"] == pytest.approx(1.0)
+    assert (found["pairs/reference"], found["pairs/this_SAE"]) == (20, 20)
+    assert found["weighed_cosine/reference"] == pytest.approx(0.5**0.5)
+    assert found["weighed_cosine/this_SAE"] == 0.0
+    assert CompetitionChangeAnalysis.compares
+    with pytest.raises(NotEvaluatedError, match="give it a reference"):
+        run(CompetitionChangeAnalysis, codes, torch.eye(40))
 
 
 def test_a_sample_has_the_codes_and_places_of_its_tokens(codes, monkeypatch):
@@ -157,6 +228,8 @@ def test_a_sample_has_the_codes_and_places_of_its_tokens(codes, monkeypatch):
     with torch.no_grad():
         found = sample(sae, context, 64)
         where = places(sae, context, found)
+        best = strongest_tokens(sae, context, found, torch.tensor([0, 7]))
+    assert best == ["", ""]  # no tokenizer: no text
     assert found.n == len(where) == 100
     tokens = [int(place[place.index("[") + 1 : -1]) for place in where]
     assert tokens == sorted(set(tokens))
@@ -204,7 +277,13 @@ def test_traces_are_those_of_a_true_training(make_job, train):
 
 def test_all_are_registered_and_found(catalogue):
     specs = {spec.name: spec for spec in register_analyses()}
-    assert list(specs) == ["competition_graph", "competition_cosine", "threshold_effect", "competition_traces"]
+    assert list(specs) == [
+        "competition_graph",
+        "competition_cosine",
+        "competition_change",
+        "threshold_effect",
+        "competition_traces",
+    ]
     assert specs["competition_traces"].methods == ("sparsity_guided_orthogonality",)
     for name in specs:
         assert catalogue.analysis(name).load() is not None

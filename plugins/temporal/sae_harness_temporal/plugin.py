@@ -112,6 +112,12 @@ def register_analyses() -> Iterable[AnalysisSpec]:
         summary="Reconstruction error, L0 and rise of the LM's loss by position in the sequence.",
     )
     yield AnalysisSpec(
+        name="event_boundaries",
+        target=f"{home}.boundaries:EventBoundaries",
+        needs=frozenset({"language_model"}),
+        summary="How codes respond where the text changes to another document.",
+    )
+    yield AnalysisSpec(
         name="sparsity_analysis",
         target=f"{home}.positions:SparsityAnalysis",
         summary="L0 and dead latents over training, L0 by position then and at its end, firing rates.",

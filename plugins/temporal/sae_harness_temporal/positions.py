@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from harness import (
     DataError,
     EvalContext,
     Figure,
+    HeatMap,
     Histogram,
     Line,
     Panel,
@@ -21,6 +24,7 @@ from harness import (
 from harness.evaluation.metrics import n_active, predicting_positions
 
 from .sequences import firing_counts
+from .sparsity_log import logged_octaves
 
 _Profile = tuple[list[float | None], list[float | None]]
 
@@ -59,26 +63,39 @@ class PositionAnalysis(Analysis):
 
 
 class SparsityAnalysis(Analysis):
-    """L0, dead latents and the sparsity coefficient over training; L0 by position and firing rates at its end."""
+    """L0, dead latents and the sparsity coefficient over training, L0 by position over training and at its end, and
+    firing rates."""
 
     def run(self, sae: SAE, context: EvalContext, training: TrainingLog) -> AnalysisResult:
-        counts, n_tokens = firing_counts(sae, context)
         documents, _, active, _ = _errors(sae, context)
+        counts, n_tokens = firing_counts(sae, context)
         profile = by_position(active, documents)
         panels = [_panel("l0", profile), _rates(counts, n_tokens)]
-        notes = ["The training log keeps no L0 by position: that panel is of the end of training, on held-out text."]
+        octaves, notes = logged_octaves(training), []
         if training.rows:
-            panels = [*_over_training(training), *panels]
-        else:
+            panels = [*_over_training(training), *_by_octave(octaves, training), *panels]
+        if training.rows and not octaves:
+            notes.append(
+                "The training log keeps no L0 by position (the trainer `temporal` tells it): that panel is of the end "
+                "of training, on held-out text."
+            )
+        if octaves and len({value for *_, values in octaves for value in values}) == 1:
+            notes.append("L0 was the same at all positions throughout: the architecture fixes it.")
+        if not training.rows:
             notes.append("No training log lies beside this SAE: L0 and dead latents over training cannot be shown.")
         steps, l0 = training.column("l0")
         return AnalysisResult(
             values={"l0": float(counts.sum()) / n_tokens, "silent_latents": int((counts == 0).sum())},
-            series={"step": steps, "l0_over_training": l0, "l0_by_position": profile[0]},
+            series={
+                "step": steps,
+                "l0_over_training": l0,
+                "l0_by_position": profile[0],
+                **{f"l0_over_training/positions_{words}": values for words, _, values in octaves},
+            },
             figures=(
                 Figure(
                     name="sparsity_analysis",
-                    title="Sparsity over training and along the sequence",
+                    title=f"Sparsity over training and along the sequence{_of(training)}",
                     panels=panels,
                     caption="Over training: single batches of the training log. By position and rates: held-out text.",
                 ),
@@ -88,7 +105,11 @@ class SparsityAnalysis(Analysis):
 
 
 def _errors(sae: SAE, context: EvalContext) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Documents [S], squared error and L0 [S, s] float64 (NaN where not counted), and the variance of the inputs."""
+    """Documents [S], squared error and L0 [S, s] float64 (NaN where not counted), and the variance of the inputs.
+
+    Raises:
+        DataError: there is no counted token.
+    """
     documents, errors, counts = [], [], []
     n, total, squares = 0, torch.zeros(context.d_in, dtype=torch.float64), 0.0
     for part in context.encoded(sae):
@@ -105,6 +126,8 @@ def _errors(sae: SAE, context: EvalContext) -> tuple[Tensor, Tensor, Tensor, flo
         n += len(rows)
         total += rows.sum(0)
         squares += float(rows.square().sum())
+    if n == 0:
+        raise DataError("There are no counted held-out tokens: give the suite held-out data.")
     variance = squares / n - float((total / n).square().sum())
     return torch.cat(documents), torch.cat(errors), torch.cat(counts), variance
 
@@ -199,6 +222,37 @@ def _rates(counts: Tensor, n_tokens: int) -> Panel:
         x_label="log10 of the share of tokens",
         y_label="latents",
     )
+
+
+def _of(training: TrainingLog) -> str:
+    return f": {training.run}" if training.run else ""
+
+
+def _by_octave(octaves: list[tuple[str, list[float], list[float]]], training: TrainingLog) -> list[Panel]:
+    """Positions against steps, over the batch's L0; a gap where a batch had no token of an octave, or no latent fired.
+    Nothing where all are equal."""
+    if len({value for _, _, values in octaves for value in values}) < 2:
+        return []
+    whole = dict(zip(*training.column("l0"), strict=True))
+    steps = sorted(whole)
+    rows = []
+    for _, at, values in octaves:
+        known = dict(zip(at, values, strict=True))
+        rows.append([_octaves_over(known.get(step, 0.0), whole[step]) for step in steps])
+    ticks = {place: f"{steps[place]:g}" for place in range(0, len(steps), max(1, len(steps) // 5))}
+    drawn = HeatMap(
+        rows=rows,
+        colour_label="log2 of L0 over the batch's L0",
+        x_ticks=ticks,
+        y_ticks={number: words for number, (words, *_) in enumerate(octaves)},
+        diverging=True,
+    )
+    return [Panel(marks=[drawn], title="L0 by position over training", x_label="step", y_label="position (tokens)")]
+
+
+def _octaves_over(value: float, whole: float) -> float | None:
+    """log2 of the ratio, at most 1 either way; None where there is none."""
+    return max(-1.0, min(1.0, math.log2(value / whole))) if value > 0 and whole > 0 else None
 
 
 def _over_training(training: TrainingLog) -> list[Panel]:

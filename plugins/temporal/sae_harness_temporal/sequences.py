@@ -79,7 +79,7 @@ def random_series(like: Series, l0: float, sae: SAE, context: EvalContext) -> Se
     generator = context.generator("random directions")
     directions = F.normalize(torch.randn(sae.config.d_sae, sae.config.d_in, generator=generator), dim=1)
     directions = directions.to(context.device)
-    mean = torch.stack([batch.rows().double().mean(0) for batch in context.batches() if bool(batch.mask.any())]).mean(0)
+    mean = _mean_activation(sae, context)
     k = min(max(1, round(l0)), sae.config.d_sae)
     counts = torch.zeros(sae.config.d_sae, dtype=torch.int64, device=context.device)
     for batch in context.batches():
@@ -96,6 +96,16 @@ def random_series(like: Series, l0: float, sae: SAE, context: EvalContext) -> Se
         wide.scatter_(1, here.where(here >= 0, len(latents)), torch.cat(values))
         parts.append((batch, wide[:, :-1]))
     return _stacked(parts, latents.cpu())
+
+
+def _mean_activation(sae: SAE, context: EvalContext) -> Tensor:
+    """[d_in] float64, over all counted tokens."""
+    total, n = torch.zeros(sae.config.d_in, dtype=torch.float64, device=context.device), 0
+    for batch in context.batches():
+        rows = batch.rows()
+        total += rows.double().sum(0)
+        n += len(rows)
+    return total / n
 
 
 def shuffled(like: Series, context: EvalContext) -> Series:

@@ -30,6 +30,7 @@ from .penalties import (
     similarity_weighted_distance,
     squared_distance,
 )
+from .sparsity_log import l0_by_octave
 from .strength import Strength
 
 _DISTANCES = {"rel": relative_distance, "abs": absolute_distance, "l2": euclidean_distance, "sq": squared_distance}
@@ -63,6 +64,8 @@ class TemporalTrainer(Trainer):
         self.pruning = Pruning(options.prune, options.prune_quantile)
         self.resampling = Resampling(options.resample_every, options.resample_share)
         self._last: Codes | None = None
+        self._seen: tuple[Codes, Tensor] | None = None
+        """Codes and positions of the last batch, for the log."""
 
     def initialise(self, sae: SAE, sample: ActivationBatch, target_l0: int | None, generator: torch.Generator) -> None:
         self._restart()
@@ -70,9 +73,11 @@ class TemporalTrainer(Trainer):
 
     def loss(self, sae: SAE, batch: ActivationBatch, state: TrainState) -> LossTerms:
         assert self.base is not None, "the spec says `extends`"
+        self._seen = None  # let go of before others are made
         terms = self.base.loss(sae, batch, state)
         if self.options.is_off:
             return terms
+        self._seen = detached(terms.codes), batch.position
         terms = self._of_base(terms, batch)
         if self.options.strength > 0.0:
             terms = self._temporal(sae, terms, batch, state)
@@ -206,17 +211,23 @@ class TemporalTrainer(Trainer):
             self.resampling.after_step(sae, state)
 
     def diagnostics(self) -> dict[str, float]:
-        """What the log may keep of the last step beside the terms: alpha, M and s, and R_0."""
+        """What the log may keep of the last step beside the terms: L0 by position, alpha, M and s, and R_0."""
         assert self.base is not None, "the spec says `extends`"
-        if self.options.strength == 0.0:
-            return dict(self.base.diagnostics())
-        found: dict[str, float | None] = {**self.base.diagnostics(), "alpha": self.strength.alpha}
+        found: dict[str, float | None] = dict(self.base.diagnostics())
+        if self._seen is not None:
+            found |= l0_by_octave(*self._seen)
+        if self.options.strength > 0.0:
+            found |= self._strength_told()
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _strength_told(self) -> dict[str, float | None]:
+        found: dict[str, float | None] = {"alpha": self.strength.alpha}
         if self.options.adaptive == "sigmoid":
             factor = self.strength.factor
             found |= {"loss_maximum": factor.maximum, "loss_deviation": factor.deviation}
         elif self.options.adaptive == "relative":
             found["loss_reference"] = self.strength.improvement.reference
-        return {name: value for name, value in found.items() if value is not None}
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         return {

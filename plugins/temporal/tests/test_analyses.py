@@ -13,7 +13,7 @@ from sae_harness_temporal.positions import PositionAnalysis, SparsityAnalysis, b
 from sae_harness_temporal.stability_analysis import TemporalStability
 from sae_harness_temporal.traces import StrengthTraces
 
-from harness import DataError, TrainingLog
+from harness import DataError, HeatMap, TrainingLog
 from harness.training.fit import FitResult, fit
 
 
@@ -27,7 +27,7 @@ class Trained:
 def trained(make_job, stream) -> Trained:
     job = make_job("temporal", lr=1e-2)
     [result] = fit([job], stream, n_steps=150, batch_size=256, dead_after_tokens=256 * 40)
-    facts = {"log": list(result.log), "steps": result.steps, "tokens": result.tokens}
+    facts = {"log": list(result.log), "seed": 3, "steps": result.steps, "tokens": result.tokens}
     return Trained(result, TrainingLog.of(facts, method="temporal"))
 
 
@@ -95,9 +95,24 @@ def test_sparsity_is_shown_over_training_where_there_is_a_log(trained, context):
     found = run(SparsityAnalysis, trained, context)
     assert found.values["l0"] == 4.0
     assert len(found.series["l0_over_training"]) == len(trained.log.rows)
+    # Of pairs, the stream has positions 0 and 1 alone; a top-k SAE fires as many latents at both.
+    octaves = {name: set(values) for name, values in found.series.items() if name.startswith("l0_over_training/")}
+    assert octaves == {"l0_over_training/positions_0": {4.0}, "l0_over_training/positions_1": {4.0}}
+    assert found.figures[0].title.endswith(": temporal, seed 3")
+    assert any("same at all positions" in note for note in found.notes)
     with torch.no_grad():
         bare = SparsityAnalysis().run(trained.result.sae, context, TrainingLog())
     assert any("No training log" in note for note in bare.notes)
+    rows = [{"step": s, "l0": 4.0, "trainer/l0_from_1": l0} for s, l0 in ((0.0, 4.0), (5.0, 5.656854), (9.0, 64.0))]
+    with torch.no_grad():
+        varied = SparsityAnalysis().run(trained.result.sae, context, TrainingLog(rows=rows))
+    [drawn] = [p.marks[0] for p in varied.figures[0].panels if isinstance(p.marks[0], HeatMap)]
+    assert drawn.rows[0] == pytest.approx([0.0, 0.5, 1.0])  # octaves over the batch's L0, at most one
+    assert drawn.y_ticks == {0: "1"}
+    rows = [{"step": 0.0, "l0": 4.0}]
+    with torch.no_grad():
+        other = SparsityAnalysis().run(trained.result.sae, context, TrainingLog(rows=rows))
+    assert any("keeps no L0 by position" in note for note in other.notes)
 
 
 def test_the_strength_is_read_from_the_log(trained, context):

@@ -27,7 +27,7 @@ from harness import (
 from harness.evaluation.metrics import token_of_slot
 
 from .analyses import CosineDistribution, decoder_cosines
-from .held_out import held_out_codes, histogram, initial_directions, live_latents
+from .held_out import begins_at_its_seed, held_out_codes, histogram, initial_directions, live_latents
 
 TWIN = 0.7
 """Cosine above which two latents are near-duplicates."""
@@ -38,19 +38,22 @@ _BLOCK = 1024
 _MAX_PAIRS = 2000
 _MAX_NODES = 80
 _BINS = tuple(n / 50 for n in range(51))
+_SIGNED = tuple(n / 25 - 1 for n in range(51))
 
 
 class DecoderCosines(Analysis):
     """Cosines of the directions of live latents: nearest and mean of each, of all pairs, and how far the tail goes;
-    each beside what the architecture begins with."""
+    each beside what the SAE began with, and beside the reference's where there is one."""
 
     def run(self, sae: SAE, context: EvalContext, training: TrainingLog) -> AnalysisResult:
         live = live_latents(sae, context)
-        beginning, name = initial_directions(sae, context)
-        found = {
-            "this SAE": decoder_cosines(sae.decoder_directions().detach().cpu()[live]),
-            name: decoder_cosines(beginning[live]),
-        }
+        beginning, name, note = initial_directions(sae, context, training)
+        rows = sae.decoder_directions().detach().cpu()
+        found = {"this SAE": decoder_cosines(rows[live]), name: decoder_cosines(beginning[live])}
+        if self.reference is not None:
+            other = self.reference.sae
+            theirs = other.decoder_directions().detach().cpu()[live_latents(other, context)]
+            found[self.reference.label] = decoder_cosines(theirs)
         values: dict[str, float] = {"live_latents": len(live), "dead_latents": sae.config.d_sae - len(live)}
         series = {}
         for key, one in found.items():
@@ -62,20 +65,28 @@ class DecoderCosines(Analysis):
             series[f"nearest/{key}"] = one.max_per_row.tolist()
             series[f"mean/{key}"] = one.mean_per_row.tolist()
         series["latent"] = live.double().tolist()
+        turned = None
+        if begins_at_its_seed(training) and name == "its initialisation":
+            turned = F.cosine_similarity(rows.float(), beginning, dim=1)[live].clamp(-1, 1)
+            values["cosine_to_own_beginning"] = float(turned.mean())
+            series["cosine_to_own_beginning"] = turned.tolist()
         return AnalysisResult(
             values=values,
             series=series,
-            figures=(_cosine_figure(found, len(live)),),
-            notes=(f"'{name}' is drawn anew: the training seed is not known to an analysis.",),
+            figures=(_cosine_figure(found, len(live), turned, training),),
+            notes=(note,),
         )
 
 
-def _cosine_figure(found: dict[str, CosineDistribution], n: int) -> Figure:
+def _cosine_figure(
+    found: dict[str, CosineDistribution], n: int, turned: Tensor | None, training: TrainingLog
+) -> Figure:
     top = max(float(one.mean_per_row.max()) for one in found.values())
     fine = [1.05 * top * i / 40 for i in range(41)]
     return Figure(
         name="decoder_cosines",
-        title="How near do the directions of latents lie?",
+        title=f"How near do the directions of latents lie?{f' {training.run}' if training.run else ''}",
+        columns=2 if turned is None else 3,
         panels=(
             Panel(
                 marks=[
@@ -109,9 +120,19 @@ def _cosine_figure(found: dict[str, CosineDistribution], n: int) -> Figure:
                 y_label="share of pairs",
                 y_scale="log",
             ),
+            *_turned(turned),
         ),
         caption=f"{n} latents that fire on held-out tokens, and as many rows of the decoder as it is before training.",
     )
+
+
+def _turned(turned: Tensor | None) -> list[Panel]:
+    """How far training has turned each row from where it began."""
+    if turned is None:
+        return []
+    bars = Histogram(edges=_SIGNED, counts=histogram(turned, _SIGNED))
+    title = f"From where they began: mean cosine {float(turned.mean()):.2f}"
+    return [Panel(marks=[bars], title=title, x_label="cosine to a row's own beginning", y_label="latents")]
 
 
 def _pairs(name: str, one: CosineDistribution) -> Histogram:
@@ -200,7 +221,7 @@ class Splitting(Analysis):
     def run(self, sae: SAE, context: EvalContext, training: TrainingLog) -> AnalysisResult:
         live = live_latents(sae, context)
         near = near_pairs(sae.decoder_directions().detach().cpu()[live])
-        beginning, name = initial_directions(sae, context)
+        beginning, name, drawn = initial_directions(sae, context, training)
         before = near_pairs(beginning[live]).nearest
         clusters = twin_clusters(near)
         codes = held_out_codes(sae, context, MAX_TOKENS)
@@ -220,7 +241,7 @@ class Splitting(Analysis):
             "shared_firing_of_twins": float(together.mean()) if len(together) else None,
             "shared_firing_of_random_pairs": float(by_chance.mean()) if len(by_chance) else None,
         }
-        notes = [f"Near-duplicates have a cosine above {TWIN}; '{name}' is drawn anew, as the seed is not known."]
+        notes = [f"Near-duplicates have a cosine above {TWIN}. {drawn}"]
         if not clusters:
             notes.append("There are no near-duplicates: no clusters to draw.")
         return AnalysisResult(

@@ -63,19 +63,28 @@ def live_latents(sae: SAE, context: EvalContext) -> Tensor:
     return live
 
 
-def initial_directions(sae: SAE, context: EvalContext) -> tuple[Tensor, str]:
-    """Directions [d_sae, d_in] that the SAE's architecture begins with, drawn anew, and what they are called.
+def initial_directions(sae: SAE, context: EvalContext, training: TrainingLog) -> tuple[Tensor, str, str]:
+    """Directions [d_sae, d_in] that the SAE began with, what they are called, and a note on them.
 
-    Where an architecture begins with nothing (one made from data), they are random unit vectors. The training seed is
-    not known here: what is drawn has the distribution of the true beginning, not its numbers.
+    Where the training seed is not known they are drawn anew, from the same distribution; where an architecture begins
+    with nothing (one made from data), they are random unit vectors.
     """
-    generator = context.generator("initialisation")
+    known = begins_at_its_seed(training)
+    seeded = torch.Generator().manual_seed(training.seed or 0)
+    generator = seeded if known else context.generator("initialisation")
     fresh = copy.deepcopy(sae).cpu()
     fresh.reset_parameters(generator)
-    rows = fresh.decoder_directions().detach().float()
+    rows, name = fresh.decoder_directions().detach().float(), "its initialisation"
     if bool(rows.isfinite().all()) and bool((rows.norm(dim=1) > 0).all()):
-        return rows, "its initialisation"
-    return F.normalize(torch.randn(rows.shape, generator=generator), dim=1), "random directions"
+        note = f"that of training seed {training.seed}" if known else "drawn anew, as the training seed is not known"
+        return rows, name, f"'{name}' is {note}."
+    drawn = F.normalize(torch.randn(rows.shape, generator=generator), dim=1)
+    return drawn, "random directions", "'random directions' are drawn, as the architecture begins with none."
+
+
+def begins_at_its_seed(training: TrainingLog) -> bool:
+    """Whether the SAE's first directions are those that its architecture draws from a known seed."""
+    return training.seed is not None and training.steps > 0
 
 
 def selection_options(training: TrainingLog) -> tuple[TopKOrthogonalityOptions, str]:

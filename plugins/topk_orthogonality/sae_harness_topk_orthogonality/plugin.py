@@ -124,6 +124,11 @@ def register_analyses() -> Iterable[AnalysisSpec]:
         summary="Near-duplicate latents, their clusters, and whether twins fire on the same tokens.",
     )
     yield AnalysisSpec(
+        name="matching",
+        target=f"{home}.matching:SAEMatching",
+        summary="Latents that a --reference SAE has too, has as several, or has as one.",
+    )
+    yield AnalysisSpec(
         name="pair_traces",
         target=f"{home}.traces:PairTraces",
         summary="Pairs observed and selected, their cosine and the term's weight over training.",

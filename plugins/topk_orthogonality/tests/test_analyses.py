@@ -7,16 +7,14 @@ import math
 import pytest
 import torch
 from sae_harness_topk_orthogonality.analyses import (
-    ablation,
-    absorption_efficiency,
     collect_selections,
     cosines_before_and_after,
     decoder_cosines,
     expected_random_jaccard,
-    matching,
     selection_stability,
     spearman,
 )
+from sae_harness_topk_orthogonality.matching import matching
 
 from harness import DataError
 from harness.training.pairs import PairStatistics, correlation, pair_statistics, select_pairs
@@ -119,29 +117,6 @@ def test_rows_are_matched_split_or_composed():
     assert found.share_matched == pytest.approx(3 / 5)
     assert found.share_split == pytest.approx(1 / 6)
     assert found.share_composed == pytest.approx(1 / 5)  # the sum of two; the opposite of a row is none
-
-
-def test_efficiency_has_fiellers_interval_and_no_ratio_to_nothing():
-    found = absorption_efficiency([0.3, 0.31, 0.29], [0.1, 0.1, 0.1], [0.9, 0.9, 0.9], [0.8, 0.81, 0.79])
-    assert found.reduction == pytest.approx(0.2)
-    assert found.cost == pytest.approx(0.1)
-    assert found.ratio == pytest.approx(2.0)
-    assert found.interval is not None
-    assert found.interval[0] < 2.0 < found.interval[1]
-    exact = absorption_efficiency([0.3, 0.3], [0.1, 0.1], [0.9, 0.9], [0.8, 0.8])
-    assert exact.interval == (pytest.approx(2.0), pytest.approx(2.0))
-    nothing = absorption_efficiency([0.3, 0.3, 0.3], [0.1, 0.1, 0.1], [0.9, 0.9, 0.9], [0.91, 0.89, 0.9])
-    assert nothing.ratio is None
-    with pytest.raises(DataError, match="two seeds or more"):
-        absorption_efficiency([0.1], [0.1], [0.1], [0.1])
-
-
-def test_an_ablation_averages_over_seeds():
-    rows = [{"fraction": f, "weight": w, "fvu": f + w + s} for f in (0.1, 0.01) for w in (0.0, 1.0) for s in (0, 2)]
-    table = ablation(rows, factors=("fraction", "weight"), value="fvu")
-    assert [(row["fraction"], row["weight"]) for row in table] == [(0.01, 0.0), (0.01, 1.0), (0.1, 0.0), (0.1, 1.0)]
-    assert table[0]["mean"] == pytest.approx(1.01)
-    assert table[0]["stderr"] == pytest.approx(1.0)
 
 
 def test_statistics_of_the_stream_have_pairs(stream):

@@ -16,14 +16,16 @@ from sae_harness_topk_orthogonality.decoder_analyses import (
     twin_clusters,
 )
 from sae_harness_topk_orthogonality.held_out import selection_options, stretches
+from sae_harness_topk_orthogonality.matching import SAEMatching
 from sae_harness_topk_orthogonality.options import TopKOrthogonalityOptions
 from sae_harness_topk_orthogonality.plugin import register_analyses
 from sae_harness_topk_orthogonality.stability_analysis import PairSelectionStability
 from sae_harness_topk_orthogonality.traces import PairTraces
 from torch import Tensor
 
-from harness import SAE, DataError, RaggedCodes, SAEConfig, TrainingLog
+from harness import SAE, DataError, NotEvaluatedError, RaggedCodes, SAEConfig, TrainingLog
 from harness.evaluation.context import StoreEvalContext
+from harness.interfaces.analysis import Reference
 
 LENGTH = 32
 NO_LOG = TrainingLog()
@@ -146,9 +148,59 @@ def test_orthogonal_directions_lie_farther_apart_than_the_initialisation(codes):
     assert found.values["largest/this_SAE"] == 0.0
     assert found.values["mean_nearest/its_initialisation"] > 0.2
     assert (found.values["live_latents"], found.values["dead_latents"]) == (40, 0)
+    assert "cosine_to_own_beginning" not in found.values  # the seed is not known
+    assert any("drawn anew" in note for note in found.notes)
     silent = codes.clone()
     silent[:, 30:] = 0
     assert run(DecoderCosines, silent, torch.eye(40)).values["dead_latents"] == 10
+
+
+def test_a_known_seed_gives_the_true_beginning_and_how_far_each_row_turned(codes):
+    begun = torch.randn(40, 40, generator=torch.Generator().manual_seed(6))
+    moved = begun.clone()
+    moved[:20] = -moved[:20]
+    found = run(DecoderCosines, codes, moved, TrainingLog(method="mine", seed=6, steps=10))
+    assert found.values["cosine_to_own_beginning"] == pytest.approx(0.0, abs=1e-6)
+    assert sorted({round(value, 4) for value in found.series["cosine_to_own_beginning"]}) == [-1.0, 1.0]
+    assert found.values["mean/this_SAE"] == pytest.approx(found.values["mean/its_initialisation"])
+    assert any("that of training seed 6" in note for note in found.notes)
+    assert found.figures[0].title.endswith("mine, seed 6")
+
+
+def beside(analysis, codes: Tensor, ours: Tensor, theirs: Tensor) -> Any:
+    """The analysis of an SAE of rows `ours` beside one of rows `theirs`, both with the same codes."""
+    looks = analysis()
+    looks.reference = Reference(label="other", sae=CodesAreInputs(theirs).eval(), training=NO_LOG)
+    with torch.no_grad():
+        result = looks.run(CodesAreInputs(ours), context_of(codes), NO_LOG)
+    json.dumps(result.to_json(), allow_nan=False)
+    return result
+
+
+def test_a_references_cosines_stand_beside_ones_own(codes):
+    twins = torch.eye(40)
+    twins[1::2] += twins[::2]
+    found = beside(DecoderCosines, codes, torch.eye(40), twins).values
+    assert found["mean_nearest/this_SAE"] == 0.0
+    assert found["mean_nearest/other"] == pytest.approx(0.5**0.5)
+
+
+def test_latents_are_matched_composed_or_new_beside_another_sae(codes):
+    theirs = torch.eye(40)
+    ours = torch.eye(40)
+    ours[0] = theirs[0] + theirs[1] + theirs[2]  # .58 to each, 1 to their sum
+    ours[3] = -theirs[3]
+    ours[5] = theirs[4] + 0.1 * theirs[5]  # with row 4 a second of one
+    found = beside(SAEMatching, codes, ours, theirs)
+    assert found.values["matched/this_SAE"] == pytest.approx(38 / 40)
+    assert found.values["composed/this_SAE"] == pytest.approx(1 / 40)
+    assert found.values["split/this_SAE"] == pytest.approx(1 / 40)
+    assert found.values["matched/random_directions"] < 0.1
+    unmatched = {row[0]: row for row in found.tables["unmatched"].rows}
+    assert set(unmatched) == {0, 3}
+    assert (unmatched[0][-1], unmatched[3][-1]) == (True, False)
+    with pytest.raises(NotEvaluatedError, match="give it a reference"):
+        run(SAEMatching, codes, torch.eye(40))
 
 
 def test_near_pairs_and_their_clusters_are_those_planted():
@@ -216,7 +268,7 @@ def test_a_log_without_pairs_has_its_term_alone_and_an_empty_one_is_told():
 
 def test_all_are_registered_and_found(catalogue):
     specs = {spec.name: spec for spec in register_analyses()}
-    assert list(specs) == ["pair_selection_stability", "decoder_cosines", "splitting", "pair_traces"]
+    assert list(specs) == ["pair_selection_stability", "decoder_cosines", "splitting", "matching", "pair_traces"]
     assert specs["pair_traces"].methods == ("topk_orthogonality",)
     for name in specs:
         assert catalogue.analysis(name).load() is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import string
 import uuid
@@ -45,12 +46,56 @@ def harness_set(rng: random.Random) -> Files:
     grid = rng.choice([(8,), (8, 16), (16, 32, 48)])
     seconds, scale, lr = rng.uniform(2, 50), rng.uniform(0.005, 0.2), rng.choice([0.001, 0.003])
     shared = (protocol, seconds, scale, lr)
-    return {
+    files = {
         f"{method}/{k}-{seed}.json": _record(rng, method, k, seed, *shared)
         for method in ("topk", *others)
         for k in grid
         for seed in range(rng.choice([3, 4]))
     }
+    _told_failures(rng, files)
+    return files | _beside(rng, files)
+
+
+def _told_failures(rng, files: Files) -> None:
+    """What could not be measured, as a record says it: in all of a suite, or in one of them."""
+    if rng.random() < 0.5:
+        for record in files.values():
+            record["evaluations"]["behaviour"] = {"status": "skipped", "reason": "needs a language model"}
+    if rng.random() < 0.3:
+        for record in files.values():
+            record["evaluations"]["extra"] = {"status": "done", "wall_seconds": 1.0, "options": {"k": 5}}
+            record["metrics"]["extra_score"] = {"value": rng.random(), "n": 9, "version": 1, "evaluator": "extra"}
+        failed = files[rng.choice(sorted(files))]
+        failed["evaluations"]["extra"] = {"status": "failed", "reason": "out of memory"}
+        del failed["metrics"]["extra_score"]
+
+
+def _beside(rng, files: Files) -> Files:
+    """Sometimes what stands in a suite and is never ranked: a control, which is never trained and the same on each
+    seed, and a preset with a published mistake, which may do anything."""
+    found: Files = {}
+    like = [r for n, r in files.items() if n.startswith("topk")]
+    if rng.random() < 0.5:
+        metrics = {"l0": like[0]["protocol"]["d_in"], "fvu": 0.0, "explained_variance": 1.0, "mse": 0.0, "cosine": 1.0}
+        for seed in range(3):
+            control = copy.deepcopy(like[seed % len(like)])
+            control |= {"key": sha(rng), "sae_id": "1" * 64}
+            control["method"] |= {"name": "identity", "architecture": "identity", "options": {}, "control": True}
+            control["training"] |= {"seed": seed, "target_l0": None, "steps": 0, "tokens": 0, "wall_seconds": None}
+            control["training"] |= {"final_loss": None, "final_terms": {}, "dead_latents": None}
+            for name, value in metrics.items():
+                control["metrics"][name]["value"] = value
+            found[f"identity/{seed}.json"] = control
+    if rng.random() < 0.5:
+        for i, record in enumerate(like):
+            faulty = copy.deepcopy(record)
+            faulty |= {"key": sha(rng), "sae_id": sha(rng)}
+            faulty["method"] |= {"preset": "as_published", "faulty": True}
+            faulty["metrics"]["explained_variance"]["value"] = -rng.random()
+            faulty["metrics"]["fvu"]["value"] = 1 - faulty["metrics"]["explained_variance"]["value"]
+            faulty["training"]["final_loss"] *= 1.1
+            found[f"topk@as_published/{i}.json"] = faulty
+    return found
 
 
 def _record(rng, method, k, seed, protocol, seconds, scale, lr) -> dict[str, Any]:

@@ -12,8 +12,14 @@ Files = dict[str, dict[str, Any]]
 Plant = Callable[[random.Random, Files], set[str]]
 
 
+def _ranked(files: Files) -> list[str]:
+    """Files of what is compared: controls and presets known to be faulty may do anything."""
+    method = {n: d.get("method", {}) for n, d in files.items()}
+    return sorted(n for n in files if not method[n].get("control") and not method[n].get("faulty"))
+
+
 def _one(rng: random.Random, files: Files, wanted: Callable[[str, dict[str, Any]], bool] = lambda *_: True) -> str:
-    return rng.choice(sorted(n for n, d in files.items() if wanted(n, d)))
+    return rng.choice([n for n in _ranked(files) if wanted(n, files[n])])
 
 
 def _set(record: dict[str, Any], path: str, value: Any) -> None:
@@ -52,7 +58,7 @@ def _all_of(method: str, edit: Callable[[dict[str, Any]], None]) -> Plant:
 
 
 def _copied_metrics(rng: random.Random, files: Files) -> set[str]:
-    a, b = rng.sample(sorted(files), 2)
+    a, b = rng.sample(_ranked(files), 2)
     for metric, entry in files[a]["metrics"].items():
         if entry["evaluator"] == "stability":
             files[b]["metrics"][metric] = copy.deepcopy(entry)
@@ -64,7 +70,7 @@ def _copied_metrics(rng: random.Random, files: Files) -> set[str]:
 
 
 def _copied_loss(rng: random.Random, files: Files) -> set[str]:
-    a, b = rng.sample(sorted(files), 2)
+    a, b = rng.sample(_ranked(files), 2)
     files[b]["training"]["final_loss"] = files[a]["training"]["final_loss"]
     return {a, b}
 
@@ -289,6 +295,18 @@ def _tie(rng: random.Random, files: Files) -> set[str]:
     return {a, b}
 
 
+def _back_again(rng: random.Random, files: Files) -> set[str]:
+    """One SAE is evaluated on another corpus, and then on the first again."""
+    name = rng.choice(_blocks(files, "core"))
+    for i, dataset in enumerate(("another", files[name]["eval_config"]["dataset"]), 1):
+        later = copy.deepcopy(files[name])
+        later["eval_id"] = f"later {i}"
+        later["datetime_epoch_millis"] += i * 3_600_000
+        later["eval_config"]["dataset"] = dataset
+        files[f"later_{i}.json"] = later
+    return {"later_2.json"}
+
+
 _CORE = "eval_result_metrics"
 SAEBENCH: list[tuple[str, str, tuple[str, ...], Plant]] = [
     ("F01", "identity", ("absorption_first_letter", "scr"), _stale_rows),
@@ -334,6 +352,7 @@ SAEBENCH: list[tuple[str, str, tuple[str, ...], Plant]] = [
     ),
     ("F46", "semantics", ("unlearning",), _field("unlearning", "eval_config/multipliers", [10, 25])),
     ("F47", "infrastructure", (), _field("core", "eval_config/dataset", "")),
+    ("F48", "infrastructure", (), _back_again),
 ]
 """(rule, family, kinds the set must have, plant)."""
 
@@ -370,6 +389,36 @@ def _in_block(kind: str, path: str, value: Any) -> Plant:
         return {record}
 
     return plant
+
+
+def _on_blocks(plant: Plant) -> Plant:
+    """A fault of SAEBench's files, planted in the blocks of combined records."""
+
+    def planted(rng: random.Random, files: Files) -> set[str]:
+        blocks = {
+            f"{name}#{key}": block
+            for name, record in files.items()
+            for key, block in record.items()
+            if "eval_type_id" in block
+        }
+        return {name.partition("#")[0] for name in plant(rng, blocks)}
+
+    return planted
+
+
+def _block_pasted(rng: random.Random, files: Files) -> set[str]:
+    a, b = rng.sample(sorted(files), 2)
+    key = next(k for k, v in files[a].items() if v.get("eval_type_id") == "scr")
+    files[b][key] = copy.deepcopy(files[a][key])
+    return {a, b}
+
+
+def _no_wider(rng: random.Random, files: Files) -> set[str]:
+    name = _one(rng, files)
+    for block in files[name].values():
+        if "sae_cfg_dict" in block:
+            block["sae_cfg_dict"]["d_sae"] = block["sae_cfg_dict"]["d_in"]
+    return {name}
 
 
 def _same_block(kind: str) -> Plant:
@@ -480,4 +529,51 @@ COMBINED: list[tuple[str, str, Plant]] = [
     ("F31", "coverage", _lost_block),
     ("F46", "semantics", _in_block("unlearning", "eval_config/multipliers", [1, 2])),
     ("F48", "infrastructure", _to_and_fro),
+    ("F02", "identity", _on_blocks(_few_letters)),
+    ("F06", "identity", _on_blocks(_half)),
+    ("F10", "identity", _block_pasted),
+    ("F11", "identity", _in_block("core", "sae_bench_commit_hash", "0" * 40)),
+    ("F12", "identity", _in_block("core", "sae_cfg_dict/training_tokens", -100000)),
+    ("F15", "training", _no_wider),
+    ("F18", "training", _in_block("core", "eval_result_metrics/reconstruction_quality/explained_variance", -1.3)),
+    ("F19", "training", _in_block("core", "eval_result_metrics/reconstruction_quality/mse", -1.0)),
+    ("F26", "confounds", _in_block("core", "sae_cfg_dict/dataset_path", "Skylion007/openwebtext")),
+    ("F33", "coverage", _on_blocks(_all_zero)),
+    ("F40", "semantics", _in_block("core", "eval_config/batch_size_prompts", 8)),
+    (
+        "F41",
+        "semantics",
+        _in_block("core", "eval_result_metrics/reconstruction_quality/explained_variance_legacy", 0.7),
+    ),
+    ("F42", "semantics", _on_blocks(_tie)),
+    ("F43", "semantics", _in_block("absorption_first_letter", "eval_result_details", lambda v: v[:-1])),
+    ("F47", "infrastructure", _in_block("core", "eval_config/dataset", "")),
 ]
+
+
+# What no generator plants, and why; `test_planted.py` holds that there is nothing else.
+
+_NO_TRAINING = "SAEBench's files say nothing of training"
+_ONE_SAE = "a record is of one SAE by its form: every evaluation has the record's sae_id and protocol"
+NOT_SHOWN: dict[tuple[str, str], str] = {
+    ("harness", "F02"): "our absorption refuses to give a number on too few letters: the record says `failed`",
+    ("harness", "F04"): _ONE_SAE,
+    ("harness", "F06"): "the LM's half of probing is an evaluation of its own: no row has two halves",
+    ("harness", "F10"): "our evaluations have no id beside the record's key: F01 and F28 say it",
+    ("harness", "F14"): _ONE_SAE,
+    ("harness", "F32"): "records have no number in a series; what a stored suite lacks its manifest tells",
+    ("harness", "F40"): "mse is per element by definition; beside SAEBench's it is told (test_semantics.py)",
+    ("harness", "F41"): "one formula, and a version: F11 tells where versions differ",
+    ("harness", "F42"): "our metrics are sums in double precision",
+    ("harness", "F43"): "our absorption is over the letters that the LM alone fixes: the same for all SAEs",
+    ("saebench", "F05"): _NO_TRAINING,
+    ("saebench", "F07"): "files of one SAE are made in any order: the time between them is nobody's",
+    **{("saebench", rule): _NO_TRAINING for rule in ("F08", "F17", "F20", "F23", "F24", "F29", "F30", "F49", "F50")},
+    ("saebench", "F32"): "no runs in a row",
+    ("saebench", "F34"): "SAEBench does not measure it",
+    ("combined", "F17"): "needs a fact, the tokens a step (test_training.py)",
+    ("combined", "F32"): "shown by what lies in the folder (test_coverage.py)",
+    ("combined", "F34"): "SAEBench does not measure it",
+    ("combined", "F49"): "such a record has steps and no budget in tokens",
+    ("combined", "F50"): "such a record has no place for time and memory",
+}

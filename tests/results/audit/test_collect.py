@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -27,6 +28,17 @@ def block(**changes) -> dict:
 
 HOSTILE: dict[str, bytes] = {
     "empty": b"",
+    "utf-16 with its mark": OURS.read_text().encode("utf-16"),
+    "utf-16 without": OURS.read_text().encode("utf-16-le"),
+    "utf-32": OURS.read_text().encode("utf-32"),
+    "gzip": gzip.compress(OURS.read_bytes()),
+    "gzip cut": gzip.compress(OURS.read_bytes())[:200],
+    "a mark twice": b"\xef\xbb\xbf" * 2 + OURS.read_bytes(),
+    "nan in the settings": json.dumps(block(eval_config={"a": [1, {"b": float("nan")}]})).encode(),
+    "a field twice, deep down": TOPK.read_bytes().replace(
+        b'"final_info": {', b'"final_info": {"layer": 12, "layer": 3, ', 1
+    ),
+    "thousands of fields of one name": b'{"training_steps": 1, "final_loss": 2.0' + b', "a": 1' * 50_000 + b"}",
     "cut": TOPK.read_bytes()[:4000],
     "not utf-8": b'{"eval_type_id": "\xff\xfe"}',
     "nul bytes": b"\0" * 100,
@@ -85,6 +97,57 @@ def test_a_large_file_is_not_read(tmp_path):
     assert len(collect([tmp_path], Tolerances(max_file_mib=0.001)).findings) == 1
 
 
+def test_a_string_of_a_hundred_megabytes_is_not_read_and_one_below_the_limit_is_no_record(tmp_path):
+    text = b'{"eval_type_id": "' + b"a" * (100 * 2**20) + b'"}'
+    (tmp_path / "long.json").write_bytes(text)
+    [finding] = collect([tmp_path]).findings
+    assert (finding.rule, "100.0 MiB, more than the 64" in finding.evidence[0][1]) == ("R01", True)
+    (tmp_path / "long.json").write_bytes(text[: 40 * 2**20] + b'"}')
+    [finding] = collect([tmp_path]).findings
+    assert finding.rule == "R02"
+    assert len(finding.evidence[0][1]) < 400
+
+
+def test_a_long_name_in_a_record_is_cut_in_what_is_told(tmp_path):
+    (tmp_path / "long.json").write_text(json.dumps(block(eval_result_metrics={"sae": {"a" * 10**6: "no number"}})))
+    [finding] = collect([tmp_path]).findings
+    assert len(finding.evidence[0][1]) < 400
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+    """Asked of the system call, for the superuser may read anything."""
+    (tmp_path / "good.json").write_bytes(OURS.read_bytes())
+    (tmp_path / "secret.json").write_bytes(OURS.read_bytes())
+    opened = os.open
+
+    def refuse(path, *args, **options):
+        if str(path).endswith("secret.json"):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    collected = collect([tmp_path])
+    assert [(f.record, f.evidence[0][1]) for f in collected.findings] == [
+        ("secret.json", "it cannot be opened: Permission denied")
+    ]
+    assert [e.name for e in collected.evidence] == ["good.json"]
+
+
+def test_a_file_that_fails_while_it_is_read_is_told(tmp_path):
+    """A disk error: here the kernel's own memory, which opens and cannot be read from its start."""
+    if not os.access("/proc/self/mem", os.R_OK):
+        pytest.skip("no such file on this system")
+    (tmp_path / "broken.json").symlink_to("/proc/self/mem")
+    [finding] = collect([tmp_path]).findings
+    assert finding.rule == "R01"
+
+
+def test_a_folder_with_the_name_of_a_record_is_a_folder_where_it_is_given_itself(tmp_path):
+    (tmp_path / "x.json").mkdir()
+    (tmp_path / "x.json" / "good.json").write_bytes(OURS.read_bytes())
+    assert [e.name for e in collect([tmp_path / "x.json"]).evidence] == ["good.json"]
+
+
 def test_pipes_folders_devices_and_loops_are_told_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
     (tmp_path / "folder.json").mkdir()
@@ -111,6 +174,19 @@ def test_names_that_no_terminal_should_see_are_escaped(tmp_path):
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff\x1b[2J.json"))).write_text("{}")
     [finding] = collect([tmp_path]).findings
     assert finding.record == "a\\xff\\x1b[2J.json"
+
+
+@pytest.mark.parametrize(
+    "name", ["a1²2", "²", "run_²", "run_²3", "run_٣", "run_" + "9" * 200, "①", "run_-1", "run_1_000"]
+)
+def test_digits_that_are_no_numbers_may_stand_in_names(tmp_path, name):
+    """`'²'.isdigit()` is true, and `int('²')` fails."""
+    source = (GEMMA / "temporal" / "run_1.json").read_bytes()
+    (tmp_path / "run_1.json").write_bytes(source)
+    (tmp_path / f"{name}.json").write_bytes(source)
+    collected = collect([tmp_path])
+    assert collected.findings == ()
+    audit(collected.evidence)
 
 
 def test_one_file_by_two_ways_is_read_once(tmp_path):

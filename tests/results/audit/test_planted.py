@@ -28,7 +28,7 @@ def generate(load_here):
     return load_here("generate")
 
 
-def _faults() -> list:
+def _faults() -> tuple[list, dict]:
     import importlib.util
 
     path = Path(__file__).parent / "plant.py"
@@ -37,14 +37,15 @@ def _faults() -> list:
     assert spec.loader is not None
     plant = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(plant)
-    return [
+    faults = [
         *(("harness", rule, family, (), make) for rule, family, make in plant.HARNESS),
         *(("saebench", rule, family, needs, make) for rule, family, needs, make in plant.SAEBENCH),
         *(("combined", rule, family, (), make) for rule, family, make in plant.COMBINED),
     ]
+    return faults, plant.NOT_SHOWN
 
 
-FAULTS = _faults()
+FAULTS, NOT_SHOWN = _faults()
 
 
 def sound(generate, kind: str, rng: random.Random) -> dict[str, dict]:
@@ -164,6 +165,26 @@ def _fits(kind: str, rule: str, needs: tuple[str, ...], files: dict[str, dict]) 
         return any(name.startswith("temporal") for name in files)
     kinds = {data.get("eval_type_id") for data in files.values()}
     return set(needs) <= kinds
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_rule_is_planted_in_each_form_of_record_or_it_is_said_why_not(kind):
+    """The table of FAULTS' fifty, three forms of record, and what is planted in them."""
+    checked = {rule.id for rule in RULES if rule.check is not None}
+    planted = {rule for k, rule, *_ in FAULTS if k == kind}
+    excused = {rule for k, rule in NOT_SHOWN if k == kind}
+    assert planted | excused == checked
+    assert planted & excused == set()
+
+
+def test_what_no_record_shows_is_held_elsewhere():
+    """Fifty rules: those without a check are held by the conformance kit, by claims, or by what a record is."""
+    assert [rule.id for rule in RULES] == [f"F{n:02}" for n in range(1, 51)]
+    unheld = [rule.id for rule in RULES if rule.check is None and not rule.held_by]
+    assert unheld == []
+    planted_somewhere = {rule for _, rule, *_ in FAULTS}
+    only_files = {"F32"}  # and F32 in a folder of runs
+    assert {rule.id for rule in RULES if rule.check is not None} == planted_somewhere | only_files
 
 
 @pytest.mark.parametrize("kind", ["harness", "saebench"])

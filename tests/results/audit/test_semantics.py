@@ -66,3 +66,15 @@ def test_f46_another_sweep(build):
     assert finding.record == "c"
     assert finding.evidence == (("multipliers", "10, 25 here, 25, 50 in a"),)
     assert build.found("F46", *same) == [], "a batch size does not move a number"
+
+
+def test_f46_what_was_skipped_or_failed_has_no_settings(build):
+    def record(name, status, **config):
+        return build.ours(
+            name, build.evaluation("scr", {} if config == {} else {"x": 0.1}, status=status, config=config)
+        )
+
+    done = [record(n, "done", seed=1) for n in "abc"]
+    assert build.found("F46", *done, record("d", "skipped"), record("e", "failed")) == []
+    [finding] = build.found("F46", *done, record("d", "done", seed=2))
+    assert finding.record == "d"

@@ -70,3 +70,30 @@ def test_latex_groups_macros_and_what_is_not_printed():
 def test_a_check_without_its_number_is_refused_with_the_line(text):
     with pytest.raises(ConfigError, match=r"t\.md:2: .* checks what stands before it"):
         markdown(f"Head.\n{text}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "EV is {{topk/ev and more.",
+        "EV is {{topk/\nev}} here.",
+        "EV is {{}} here.",
+        "0.5 {{= topk/ev}, and more.",
+        "a {{topk/ev}} and {{relu/ev",
+    ],
+)
+def test_an_annotation_that_is_not_closed_is_refused_with_the_line(text):
+    """It would check nothing, and nobody would be told."""
+    with pytest.raises(ConfigError, match=r"t\.md:3: '\{\{.*' begins as an annotation and does not end as one"):
+        markdown(f"Head.\n\n{text}")
+
+
+def test_in_latex_a_claim_must_be_closed_and_groups_need_not():
+    with pytest.raises(ConfigError, match="begins as an annotation"):
+        latex("\\begin{document}\nEV is 0.7 \\claim{= topk/ev")
+    assert latex("\\begin{document}\n{{\\bf EV} is} \\claims{0.7}.")
+
+
+@pytest.mark.parametrize("text", ["A norm $x_{{a}b}$ here.", "Code `{{x` here.", "```\n{{ x\n```\nEnd."])
+def test_braces_of_formulas_and_code_are_no_annotations(text):
+    assert all(s.bounds == [] for s in markdown(text))
