@@ -67,7 +67,7 @@ class Sweep:
         "  temporal:\n"
         "    presets: [default, shuffled]   # default: none chosen\n"
         "    options:                       # every combination of the values\n"
-        "      weight: [0.01, 0.05]\n"
+        "      strength: [0.01, 0.05]\n"
     ),
     short_help="Train and evaluate a grid of methods, presets and options.",
     epilog="Example:  sae-harness sweep grid.yaml --out records",

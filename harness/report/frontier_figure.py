@@ -74,7 +74,7 @@ def frontier_figure(
         title=f"{_listed([d.label for d in ours])} beside {theirs.label} · {baseline[0].protocol.suite}",
         panels=panels,
         columns=2 if len(chosen) <= _FEW else 4,
-        caption=_caption(theirs, ours),
+        caption=_caption(theirs, ours, comparisons[0].at_l0),
     )
 
 
@@ -242,13 +242,14 @@ def _listed(labels: Sequence[str]) -> str:
     return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
 
 
-def _caption(theirs: _Drawn, ours: Sequence[_Drawn]) -> str:
+def _caption(theirs: _Drawn, ours: Sequence[_Drawn], at_l0: float | None) -> str:
     seeds = {drawn.side.seeds for drawn in (theirs, *ours)}
     how = "paired by seed" if len(seeds) == 1 and len(theirs.side.seeds) > 1 else "of independent seeds"
+    where = "over the shaded stretch, where all are compared" if at_l0 is None else f"at L0 {at_l0:.4g}"
     return (
         "Points: one SAE each, with its standard error over held-out units (documents, letters, ...) where it was "
         "measured. Lines: means over seeds, read off at equal measured L0, never beyond it; bands: 95 % intervals over "
         f"seeds, at each trained L0 by itself. Differences are candidate minus {theirs.label}, {how}; their titles "
-        "give the verdict over the shaded stretch, where all are compared, after the table's correction for several "
-        "metrics. What the held-out data add to the noise is common to all sides and in no band."
+        f"give the verdict {where}, after the table's correction for several metrics. "
+        "What the held-out data add to the noise is common to all sides and in no band."
     )

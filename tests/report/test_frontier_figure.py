@@ -122,3 +122,11 @@ def test_a_figure_goes_into_one_file_of_its_endings_format(factory, sides, tmp_p
     assert "measured L0" in (tmp_path / "f.svg").read_text()
     with pytest.raises(ConfigError, match=r"its ending must be one of \.png, \.svg"):
         render_to(figure, tmp_path / "f.jpg")
+
+
+def test_the_caption_says_where_the_verdict_was_taken(factory, sides):
+    idea, base, metrics = sides("temporal", -0.01), sides("topk", 0.0), [factory.L0, factory.FVU]
+    whole, _ = drawn(factory, [idea], base)
+    assert "over the shaded stretch" in whole.caption
+    at_one = frontier_figure([idea], base, metrics, [compare(idea, base, metrics, at_l0=20.0)])
+    assert "give the verdict at L0 20," in at_one.caption
