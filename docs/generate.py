@@ -20,7 +20,7 @@ from harness.cli.context import AppContext
 from harness.cli.main import cli
 from harness.interfaces.specs import EvaluatorSpec, MetricSpec
 from harness.plugins import Catalogue, Provided, load_catalogue
-from harness.results.reliability import FILE, load
+from harness.results.reliability import FILE, entries, load
 
 DOCS = Path(__file__).resolve().parent
 BASELINES = DOCS.parent / "baselines"
@@ -324,10 +324,9 @@ def _reliability(metric: MetricSpec) -> str:
     """The stored labels of the metric's present version, by suite."""
     found = []
     for path in sorted(BASELINES.glob(f"*/{FILE}")):
-        stored = load(BASELINES, path.parent.name)
-        for entry in stored.metrics if stored else ():
-            if (entry.metric, entry.version) == (metric.name, metric.version) and entry.label != "unknown":
-                found.append(f"{path.parent.name}: {entry.label}")
+        entry = entries(load(BASELINES, path.parent.name)).get(metric.name)
+        if entry is not None and entry.version == metric.version and entry.label != "unknown":
+            found.append(f"{path.parent.name}: {entry.label}")
     return "; ".join(found) or "-"
 
 

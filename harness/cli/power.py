@@ -109,8 +109,7 @@ def _stored(app: AppContext, suite: SuiteConfig, spec: MetricSpec) -> Noise:
     store = BaselineStore(app.paths.baselines)
     records = {m: _current(store.load(suite.name, m), spec) for m in store.methods(suite.name)}
     held = {method: own for method, own in records.items() if own}
-    found = load(app.paths.baselines, suite.name)
-    measured = None if found is None else noise_in_reliability(found, spec.name)
+    measured = noise_in_reliability(load(app.paths.baselines, suite.name), spec.name)
     if measured is not None and len(held) < 2:
         return measured
     if not held:

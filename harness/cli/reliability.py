@@ -38,7 +38,9 @@ from .progress import BarProgress
 @click.option("--methods", metavar="NAME,...", help="Trained methods [default: the suite's baselines].")
 @click.option("--evaluation-seeds", "n_evaluation", type=int, default=3, show_default=True, help="How many.")
 @click.option("--evaluators", metavar="NAME,...", help="Evaluators to judge [default: the suite's].")
-@click.option("--store", "stored", is_flag=True, help="Keep the result beside the suite's baselines.")
+@click.option(
+    "--store", "stored", is_flag=True, help="Keep it beside the suite's baselines, with what is there of other metrics."
+)
 @table_options
 @compute_options
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -71,6 +73,7 @@ def command(
     told = f"sae-harness reliability --suite {suite.name} --l0 {','.join(map(str, suite.l0_grid))}"
     told += f" --seeds {len(suite.seeds)} --methods {','.join(n for n in names if n not in (ORACLE, RANDOM))}"
     told += f" --evaluation-seeds {n_evaluation}"
+    told += f" --evaluators {','.join(suite.evaluators)}" if evaluators is not None else ""
     records: list[Record] = []
     for seed in range(suite.evaluation_seed, suite.evaluation_seed + n_evaluation):
         bench = Bench(suite.replace(evaluation_seed=seed), app.catalogue, app.cache, compute=compute)

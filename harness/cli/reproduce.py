@@ -112,8 +112,7 @@ def reproduce(
         again = Bench(suite.replace(evaluators=told), app.catalogue, cache, compute=compute)
         [here] = run(again, [_job(again, record)], progress=progress, command="sae-harness reproduce")
     progress.close()
-    known = reliability.load(app.paths.baselines, suite.name)
-    noise = {} if known is None else {metric.metric: metric for metric in known.metrics}
+    noise = reliability.entries(reliability.load(app.paths.baselines, suite.name))
     store, label = BaselineStore(app.paths.baselines), method_label(record)
     siblings = store.load(suite.name, label) if label in store.methods(suite.name) else []
     found = compare(record, here, key, reliability=noise, siblings=siblings, tolerance=tolerance)

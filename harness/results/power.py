@@ -126,14 +126,15 @@ def noise_in_records(records: Mapping[str, Sequence[Record]], metric: str) -> No
     return Noise(sd=sd, df=df, design=design, source=f"stored records of {told}")
 
 
-def noise_in_reliability(found: Reliability, metric: str) -> Noise | None:
+def noise_in_reliability(measurements: Sequence[Reliability], metric: str) -> Noise | None:
     """The noise that `sae-harness reliability` stored: of one method at one L0; None where it could not measure it."""
-    entry: MetricReliability | None = next((m for m in found.metrics if m.metric == metric), None)
-    if entry is None or entry.seed_noise is None:
-        return None
-    seeds = len(found.training_seeds)
-    told = f"{', '.join(found.methods)}; {seeds} seeds; L0 {', '.join(map(str, found.l0))}"
-    return Noise(sd=entry.seed_noise, df=None, design="unpaired", source=f"reliability.json of {told}")
+    for found in measurements:
+        entry: MetricReliability | None = next((m for m in found.metrics if m.metric == metric), None)
+        if entry is not None and entry.seed_noise is not None:
+            seeds, l0 = len(found.training_seeds), ", ".join(map(str, found.l0))
+            told = f"{', '.join(found.methods)}; {seeds} seeds; L0 {l0}"
+            return Noise(sd=entry.seed_noise, df=None, design="unpaired", source=f"reliability.json of {told}")
+    return None
 
 
 @lru_cache(maxsize=256)

@@ -22,7 +22,8 @@ from .side import method_label, protocol_differences
 from .statistics import t_critical
 
 FILE = "reliability.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: several measurements a suite, since evaluators of other cost are measured on other SAEs."""
 SEEDS = (1, 3, 5)
 """Numbers of seeds a side for which the smallest difference is told."""
 POWER = 0.8
@@ -255,40 +256,58 @@ def _label(spec: MetricSpec, order: Order, spread: float | None, smallest: Mappi
 
 
 def save(found: Reliability, root: Path) -> Path:
-    """Write it beside the suite's baselines, `ROOT/<suite>/reliability.json`; the old one is replaced.
+    """Write it beside the suite's baselines, to `ROOT/<suite>/reliability.json`.
+
+    What earlier measurements say of other metrics is kept; of the same metrics it is replaced.
 
     Raises:
+        BaselineError: what is stored there already is malformed.
         RecordError: it cannot be written.
     """
     folder = root / found.suite
     folder.mkdir(parents=True, exist_ok=True)
-    data = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(found)}
+    measured = {m.metric for m in found.metrics}
+    kept = []
+    for old in load(root, found.suite):
+        others = tuple(m for m in old.metrics if m.metric not in measured)
+        if others:
+            kept.append(dataclasses.replace(old, metrics=others))
+    data = {"schema_version": SCHEMA_VERSION, "measurements": [dataclasses.asdict(one) for one in [*kept, found]]}
     write_atomically(folder / FILE, json.dumps(data, indent=1, sort_keys=True) + "\n")
     return folder / FILE
 
 
-def load(root: Path, suite: str) -> Reliability | None:
-    """What is stored of a suite; None where nothing is.
+def load(root: Path, suite: str) -> tuple[Reliability, ...]:
+    """The measurements stored of a suite, each metric in one of them; empty where nothing is.
 
     Raises:
         BaselineError: the file is malformed or of a newer version.
     """
     path = root / suite / FILE
     if not path.is_file():
-        return None
+        return ()
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data.pop("schema_version") > SCHEMA_VERSION:
+        if (version := data.pop("schema_version")) > SCHEMA_VERSION:
             raise ValueError(f"it was written by a newer sae-harness; this one reads up to {SCHEMA_VERSION}")
-        metrics = tuple(MetricReliability(**entry) for entry in data.pop("metrics"))
-        if any(m.label not in get_args(Label) for m in metrics):
-            raise ValueError("a label is unknown")
-        lists = ("methods", "l0", "training_seeds", "evaluation_seeds")
-        return Reliability(**{**data, **{name: tuple(data[name]) for name in lists}}, metrics=metrics)
+        return tuple(_read(one) for one in ([data] if version == 1 else data["measurements"]))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BaselineError(
-            f"{path} is malformed ({error}). Make it anew: sae-harness reliability --suite {suite} --store"
+            f"{path} is malformed ({error}). Delete it, then: sae-harness reliability --suite {suite} --store"
         ) from error
+
+
+def _read(data: dict[str, Any]) -> Reliability:
+    metrics = tuple(MetricReliability(**entry) for entry in data.pop("metrics"))
+    if any(m.label not in get_args(Label) for m in metrics):
+        raise ValueError("a label is unknown")
+    lists = ("methods", "l0", "training_seeds", "evaluation_seeds")
+    return Reliability(**{**data, **{name: tuple(data[name]) for name in lists}}, metrics=metrics)
+
+
+def entries(measurements: Iterable[Reliability]) -> dict[str, MetricReliability]:
+    """Metric -> what was measured of it."""
+    return {m.metric: m for one in measurements for m in one.metrics}
 
 
 def labels(root: Path, suite: str, metrics: Iterable[MetricSpec]) -> dict[str, Label]:
@@ -302,8 +321,7 @@ def labels(root: Path, suite: str, metrics: Iterable[MetricSpec]) -> dict[str, L
     found: dict[str, Label] = {}
     stored = sorted(path.parent.name for path in root.glob(f"*/{FILE}")) if root.is_dir() else []
     for name in stored:
-        known = load(root, name)
-        for entry in known.metrics if known is not None else ():
+        for entry in entries(load(root, name)).values():
             here = versions.get(entry.metric) == entry.version and (name == suite or entry.label == "misleading")
             if here and found.get(entry.metric) != "misleading":
                 found[entry.metric] = entry.label

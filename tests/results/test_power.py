@@ -146,8 +146,8 @@ def test_without_two_seeds_there_is_no_noise(factory):
 
 def test_stored_reliability_gives_the_noise_of_one_method(factory):
     records = factory.make_side("a", lambda s, l0: (0.1, 0.2, 0.6)[s], grid=(32,))
-    found = noise_in_reliability(reliability(records, [factory.FVU]), "fvu")
+    found = noise_in_reliability([reliability(records, [factory.FVU])], "fvu")
     assert found is not None
     assert found.sd == pytest.approx(0.07**0.5)
     assert found.design == "unpaired"
-    assert noise_in_reliability(reliability(records, [factory.FVU]), "cosine") is None
+    assert noise_in_reliability([reliability(records, [factory.FVU])], "cosine") is None

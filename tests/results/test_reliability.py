@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import statistics
 
@@ -112,8 +113,8 @@ def test_records_of_two_protocols_and_none_are_refused(factory):
 def test_what_is_stored_comes_back_and_its_labels_are_of_the_present_version(factory, tmp_path):
     found = reliability(records(factory, oracle=0.35), [factory.FVU], command="as typed", harness_version="0.1.0")
     save(found, tmp_path)
-    assert load(tmp_path, "tiny") == found
-    assert load(tmp_path, "smollm2") is None
+    assert load(tmp_path, "tiny") == (found,)
+    assert load(tmp_path, "smollm2") == ()
     assert labels(tmp_path, "tiny", [factory.FVU]) == {"fvu": "misleading"}
     # What a world's truth refutes is refuted everywhere; noise is of its own suite.
     assert labels(tmp_path, "smollm2", [factory.FVU]) == {"fvu": "misleading"}
@@ -123,6 +124,26 @@ def test_what_is_stored_comes_back_and_its_labels_are_of_the_present_version(fac
     (tmp_path / "tiny" / FILE).write_text('{"schema_version": 1}')
     with pytest.raises(BaselineError, match="reliability --suite tiny --store"):
         load(tmp_path, "tiny")
+
+
+def test_storing_one_evaluators_metrics_keeps_those_of_others(factory, tmp_path):
+    cosine = dataclasses.replace(factory.FVU, name="cosine")
+    old = reliability(records(factory), [factory.FVU], command="first")
+    other = dataclasses.replace(old, command="second", metrics=(dataclasses.replace(old.metrics[0], metric="cosine"),))
+    save(old, tmp_path)
+    save(other, tmp_path)
+    assert load(tmp_path, "tiny") == (old, other)
+    assert set(labels(tmp_path, "tiny", [factory.FVU, cosine])) == {"fvu", "cosine"}
+    again = dataclasses.replace(old, command="third")
+    save(again, tmp_path)
+    assert load(tmp_path, "tiny") == (other, again)
+
+
+def test_a_file_with_one_measurement_of_before_is_read(factory, tmp_path):
+    found = reliability(records(factory), [factory.FVU])
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / FILE).write_text(json.dumps({"schema_version": 1, **dataclasses.asdict(found)}))
+    assert load(tmp_path, "tiny") == (found,)
 
 
 def test_a_misleading_metric_gets_no_verdict_and_ranks_nothing(factory):
