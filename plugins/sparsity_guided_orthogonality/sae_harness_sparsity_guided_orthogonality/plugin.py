@@ -55,6 +55,7 @@ def register_trainers() -> Iterable[TrainerSpec]:
                 summary="The same weights on random pairs: what is not due to which latents fire together.",
             ),
             "off": Preset(options={"weight": 0.0}, control=True, summary="Weight 0: the base trainer to the bit."),
+            "batchtopk": Preset(options={"base": "batchtopk"}, summary="The defaults on BatchTopK."),
             "min": Preset(options={"competition": "min"}, summary="c = n_ij / min(n_i, n_j)."),
             "jaccard": Preset(options={"competition": "jaccard"}, summary="c = n_ij / (n_i + n_j - n_ij)."),
             "lift": Preset(options={"competition": "lift"}, summary="c = lift - 1: more than by chance alone."),

@@ -68,6 +68,7 @@ PENALTIES: Mapping[str, Preset] = {
     "xsim": Preset(options={"penalty": "xsim"}, summary="Absolute distance, weighted by the inputs' cosine."),
     "nce": Preset(options={"penalty": "nce"}, summary="Symmetric InfoNCE on cosines, negatives of other documents."),
     "relu": Preset(options={"base": "relu"}, summary="The defaults on ReLU + L1."),
+    "batchtopk": Preset(options={"base": "batchtopk"}, summary="The defaults on BatchTopK."),
     "relu_abs": Preset(options={"base": "relu", "penalty": "abs"}, summary="Absolute distance on ReLU + L1."),
 }
 

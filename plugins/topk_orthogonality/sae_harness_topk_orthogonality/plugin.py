@@ -70,6 +70,7 @@ def register_trainers() -> Iterable[TrainerSpec]:
                 summary="As many pairs drawn at random: what is not due to the selection.",
             ),
             "off": Preset(options={"weight": 0.0}, control=True, summary="Weight 0: the base trainer to the bit."),
+            "batchtopk": Preset(options={"base": "batchtopk"}, summary="The defaults on BatchTopK."),
             "hinge": Preset(options={"penalty": "hinge"}, summary="Cosines up to .1 cost nothing."),
             "remembered": Preset(options={"memory": 0.9}, summary="Statistics of about ten batches instead of one."),
             "within_clusters": Preset(
@@ -98,6 +99,10 @@ def register_trainers() -> Iterable[TrainerSpec]:
             "ortsae": Preset(
                 options={"pairs": "chunked", "weight": 0.25, "every": 5},
                 summary="OrtSAE (arXiv:2509.22033): each row against its nearest in a random chunk, every fifth step.",
+            ),
+            "ortsae_batchtopk": Preset(
+                options={"base": "batchtopk", "pairs": "chunked", "weight": 0.25, "every": 5},
+                summary="OrtSAE on the base it was published with.",
             ),
             "gram": Preset(options={"pairs": "gram"}, summary="All pairs, whether they fire together or not."),
             **_of_the_study(),
