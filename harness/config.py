@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from .errors import ConfigError
 from .interfaces.specs import Option
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 _DTYPES = ("float32", "float16", "bfloat16")
+TABLE = "table:"
+"""How a source of a mix begins that is a fetched table."""
+PARTS = ("forget", "retain")
+"""Parts of a table's texts that a mix can name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +36,36 @@ class LMConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MixConfig:
+    """A further text to train on, and how much of it."""
+
+    source: str
+    """As `TextConfig.source`, or `table:NAME`: the texts of a fetched table that no evaluation of the suite sees."""
+    share: float
+    """Of the training tokens, in (0, 1)."""
+    part: str = ""
+    """Of a table: forget or retain; empty for both."""
+    text_field: str = "text"
+    revision: str = ""
+    note: str = ""
+
+    @property
+    def table(self) -> str:
+        """Name of the table; empty for any other source."""
+        return self.source.removeprefix(TABLE) if self.source.startswith(TABLE) else ""
+
+    @property
+    def label(self) -> str:
+        """As errors name it."""
+        return f"{self.source} ({self.part})" if self.part else self.source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TextConfig:
     """Which text, and how it becomes token sequences."""
+
+    mix: ClassVar[tuple[MixConfig, ...]] = ()
+    """What else is trained on: nothing here, see `MixedTextConfig`."""
 
     source: str
     """`package:PACKAGE/FILE`, a local `.txt`, `.jsonl` or `.jsonl.gz` file or folder of them, or `hub:DATASET`."""
@@ -51,6 +84,39 @@ class TextConfig:
     text_field: str = "text"
     revision: str = ""
     note: str = ""
+
+    @property
+    def trained_tables(self) -> frozenset[str]:
+        """Tables that are trained on: evaluations must leave out what may have been seen."""
+        return frozenset(entry.table for entry in self.mix if entry.table)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixedTextConfig(TextConfig):
+    """A text to train on with others mixed into it; held-out sequences are of `source` alone.
+
+    A class of its own, since a suite's hash is over its fields: that of a suite without a mix must stay what it was.
+    """
+
+    mix: tuple[MixConfig, ...]  # type: ignore[misc]
+    """Each with its share of `n_train_tokens`; the rest is `source`."""
+
+    def __post_init__(self) -> None:
+        if not self.mix:
+            raise ConfigError("mix names no source: leave it out.")
+        places = [(entry.source, entry.part) for entry in self.mix]
+        for entry in self.mix:
+            if not 0 < entry.share < 1:
+                raise ConfigError(f"mix: the share of {entry.label} must lie in (0, 1), got {entry.share}.")
+            if entry.part and not entry.table:
+                raise ConfigError(f"mix: {entry.source} has no parts, as a table (table:NAME) has: leave out part.")
+            if entry.part not in ("", *PARTS):
+                raise ConfigError(f"mix: unknown part of {entry.label}; allowed are {', '.join(PARTS)}.")
+            if places.count((entry.source, entry.part)) > 1 or (entry.part and (entry.source, "") in places):
+                raise ConfigError(f"mix: {entry.label} stands there twice: give it one share.")
+        total = sum(entry.share for entry in self.mix)
+        if total >= 1:
+            raise ConfigError(f"mix: the shares sum to {total:g}; they must leave a rest, below 1, for {self.source}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +296,20 @@ class SuiteConfig:
             )
         if not 0 < text.eval_fraction < 1:
             raise ConfigError(f"Suite {self.name!r}: eval_fraction must lie in (0, 1), got {text.eval_fraction}.")
+        self._check_own_files(text)
         self._check_dtype("lm.dtype", self.lm.dtype)
+
+    def _check_own_files(self, text: TextConfig) -> None:
+        """An evaluator's own files must not be trained on: nothing holds them apart, as the words of tables are."""
+        for evaluator, options in self.evaluator_options.items():
+            files = Path(str(options.get("files", ""))).expanduser().resolve()
+            for entry in text.mix if options.get("files") else ():
+                path = Path(entry.source.removeprefix("hub:")).expanduser().resolve()
+                if path == files or files in path.parents or path in files.parents:
+                    raise ConfigError(
+                        f"Suite {self.name!r}: the mix trains on {entry.source}, where evaluator {evaluator!r} takes "
+                        f"what it measures (files: {options['files']}). Train on other texts, which lie elsewhere."
+                    )
 
     def _check_dtype(self, where: str, dtype: str) -> None:
         if dtype not in _DTYPES:
@@ -279,10 +358,13 @@ def _build(cls: type, data: Any, where: str) -> Any:
         return data
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} must be a mapping, got {data!r}.")
+    if cls is TextConfig and "mix" in data:
+        return _mixed_text(data, where)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(data) - set(fields))
     if unknown:
-        raise ConfigError(f"{where}: unknown keys {', '.join(unknown)}; allowed are {', '.join(fields)}.")
+        allowed = [*fields, "mix"] if cls is TextConfig else fields
+        raise ConfigError(f"{where}: unknown keys {', '.join(unknown)}; allowed are {', '.join(allowed)}.")
     required = [
         f.name for f in fields.values() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
@@ -292,6 +374,18 @@ def _build(cls: type, data: Any, where: str) -> Any:
     for key, value in data.items():
         _check_type(f"{where}: {key}", fields[key].type, value)
     return cls(**data)
+
+
+def _mixed_text(data: Mapping[str, Any], where: str) -> MixedTextConfig:
+    entries = data["mix"]
+    if not isinstance(entries, (list, tuple)):
+        raise ConfigError(f"{where}: mix must be a list of sources with shares, got {entries!r}.")
+    built = [_build(MixConfig, entry, f"{where}: mix[{place}]") for place, entry in enumerate(entries)]
+    try:
+        return _build(MixedTextConfig, {**data, "mix": tuple(built)}, where)
+    except ConfigError as error:
+        told = str(error)
+        raise ConfigError(told if told.startswith(where) else f"{where}: {told}") from None
 
 
 _SIMPLE = {"str": str, "int": int, "bool": bool}

@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,6 +16,7 @@ import numpy as np
 from ..artefacts.cache import Cache
 from ..config import TextConfig
 from ..errors import DataError
+from .text_mix import mix_inputs, training_pages
 from .text_source import TextSource
 
 Split = Literal["train", "eval"]
@@ -82,18 +83,14 @@ class TokenizedText:
 def read_documents(source: TextSource) -> Iterator[Document]:
     """The documents of a source, each text once; blank ones are left out.
 
-    A `.txt` file is one document; a line of `.jsonl` is one, either a string or an object with the text field.
+    A `.txt` file is one document; a line of `.jsonl` is one, either a string or an object with the text field. Of a
+    table it is a page of rows that may be trained on.
 
     Raises:
-        DataError: a line is not JSON or has no such field, or the data set cannot be read.
+        DataError: a line is not JSON or has no such field, or the data set or table cannot be read.
     """
     seen: set[str] = set()
-    texts = (
-        _dataset_texts(source)
-        if source.dataset
-        else itertools.chain.from_iterable(map(_file_texts_of(source), source.files))
-    )
-    for text, origin in texts:
+    for text, origin in _texts(source):
         if not text.strip():
             continue
         sha256 = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -107,8 +104,18 @@ def split_of(text_sha256: str, eval_fraction: float) -> Split:
     return "eval" if int(text_sha256[:16], 16) < eval_fraction * 2**64 else "train"
 
 
-def token_inputs(config: TextConfig, text_sha256: str, tokenizer_sha256: str, split: Split) -> dict[str, Any]:
-    """Everything the tokens of a split depend on; the source's name and the other split's size are not among it."""
+def token_inputs(
+    config: TextConfig, text_sha256: str, tokenizer_sha256: str, split: Split, *, mix_sha256: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Everything the tokens of a split depend on; the source's name and the other split's size are not among it.
+
+    Args:
+        mix_sha256: content hash of each source of the config's mix, which training alone depends on.
+
+    Raises:
+        ConfigError: the config has a mix, and these are not as many.
+    """
+    mix = mix_inputs(config, mix_sha256)
     return {
         "text": text_sha256,
         "tokenizer": tokenizer_sha256,
@@ -123,6 +130,7 @@ def token_inputs(config: TextConfig, text_sha256: str, tokenizer_sha256: str, sp
             if split == "train"
             else {"n_eval_sequences": config.n_eval_sequences}
         ),
+        **({"mix": mix} if mix and split == "train" else {}),
     }
 
 
@@ -135,10 +143,14 @@ def tokenize(
     shorter than that is dropped. Sequences are chosen and ordered by hash, so that all sources are mixed: at least
     `n_train_tokens` tokens that are not special, or `n_eval_sequences` sequences.
 
+    Of a mix, each source gives its share of the training tokens, to within a sequence, and sequences of all are in
+    one order by hash. None is repeated; a document that two sources have is taken from the first. Held-out sequences
+    are of the text itself.
+
     Raises:
-        DataError: the split holds less than was asked for, or the tokenizer has neither BOS nor EOS to prepend.
+        DataError: a source holds less than was asked for, or the tokenizer has neither BOS nor EOS to prepend.
     """
-    inputs = token_inputs(config, source.sha256, tokenizer.tokenizer_sha256, split)
+    inputs = token_inputs(config, source.sha256, tokenizer.tokenizer_sha256, split, mix_sha256=source.mix_sha256)
     folder = cache.get_or_make(
         "tokens", inputs, TOKENS_VERSION, lambda folder: _make(config, source, tokenizer.tokenizer, split, folder)
     )
@@ -152,10 +164,39 @@ class _Sequence:
     tokens: np.ndarray
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """How much of a source a split takes."""
+
+    source: TextSource
+    n: int
+    """Tokens that count, or held-out sequences."""
+    share: float
+    """Of the training tokens, of a source that is mixed in; 0 for the text itself."""
+
+
+def _wanted(config: TextConfig, source: TextSource, split: Split) -> list[_Wanted]:
+    """The text itself, and for training what is mixed into it."""
+    if split == "eval":
+        return [_Wanted(source=source, n=config.n_eval_sequences, share=0.0)]
+    mixed = [
+        _Wanted(source=part, n=max(1, round(entry.share * config.n_train_tokens)), share=entry.share)
+        for entry, part in zip(config.mix, source.mix, strict=True)
+    ]
+    rest = config.n_train_tokens - sum(part.n for part in mixed)
+    return [_Wanted(source=source, n=rest, share=0.0), *mixed]
+
+
 def _make(config: TextConfig, source: TextSource, tokenizer: Any, split: Split, folder: Path) -> None:
     """Tokenize one split into `folder`."""
     special = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int32)
-    chosen = _choose(_cut(config, source, tokenizer, split), config, special, source, split)
+    chosen: list[_Sequence] = []
+    for part in _wanted(config, source, split):
+        # A document that an earlier source has given is not taken again.
+        given = {sequence.document for sequence in chosen}
+        cut = (s for s in _cut(config, part.source, tokenizer, split) if s.document not in given)
+        chosen += _choose(cut, config, special, part, split)
+    chosen.sort(key=lambda s: s.order)
     hashes = sorted({s.document for s in chosen})
     index = {sha256: i for i, sha256 in enumerate(hashes)}
     tokens = np.stack([s.tokens for s in chosen])
@@ -189,13 +230,13 @@ def _fingerprint(*arrays: np.ndarray) -> str:
 
 def _cut(config: TextConfig, source: TextSource, tokenizer: Any, split: Split) -> Iterator[_Sequence]:
     """All whole sequences of a split. Files are taken in the order of the documents' hashes; a data set, which may
-    be too large to hold, in its own order."""
+    be too large to hold, in its own order. Of a table all are for training: what is held out of it is not text."""
     prefix = _bos(tokenizer) if config.prepend_bos else []
     n_cut = config.seq_len - len(prefix)
     if n_cut < 1:
         raise DataError(f"seq_len {config.seq_len} leaves no room for a token beside BOS: use at least 2.")
     documents: Iterable[Document] = (
-        d for d in read_documents(source) if split_of(d.sha256, config.eval_fraction) == split
+        d for d in read_documents(source) if source.table or split_of(d.sha256, config.eval_fraction) == split
     )
     if not source.dataset:
         # Other digits than those that decide the split, so that the order is independent of `eval_fraction`.
@@ -210,37 +251,49 @@ def _cut(config: TextConfig, source: TextSource, tokenizer: Any, split: Split) -
 
 
 def _choose(
-    sequences: Iterator[_Sequence], config: TextConfig, special: np.ndarray, source: TextSource, split: Split
+    sequences: Iterator[_Sequence], config: TextConfig, special: np.ndarray, wanted: _Wanted, split: Split
 ) -> list[_Sequence]:
-    """As many sequences as the split needs, in hash order."""
-    in_tokens = split == "train"
-    wanted = config.n_train_tokens if in_tokens else config.n_eval_sequences
-    factor = 1 if source.dataset else _POOL
+    """As many sequences as the split needs of a source, in hash order."""
+    factor = 1 if wanted.source.dataset else _POOL
 
     def size(sequence: _Sequence) -> int:
-        return int(_counted(sequence.tokens, special, config.mask_first).sum()) if in_tokens else 1
+        return int(_counted(sequence.tokens, special, config.mask_first).sum()) if split == "train" else 1
 
     pool: list[_Sequence] = []
     pooled = 0
-    while pooled < factor * wanted and (sequence := next(sequences, None)) is not None:
+    while pooled < factor * wanted.n and (sequence := next(sequences, None)) is not None:
         pool.append(sequence)
         pooled += size(sequence)
-    if pooled < wanted or not pool:
-        field, unit = ("n_train_tokens", "tokens") if in_tokens else ("n_eval_sequences", "sequences")
-        raise DataError(
-            f"Text {source.name!r} is too small: its {split} split holds {pooled} {unit} in whole sequences of "
-            f"{config.seq_len} (eval_fraction {config.eval_fraction}), {field} asks for {wanted}. "
-            f"Lower {field} or seq_len, or give more text: documents shorter than a sequence are not used."
-        )
+    if pooled < wanted.n or not pool:
+        raise DataError(_too_small(config, wanted, split, pooled))
     pool.sort(key=lambda s: s.order)
     chosen: list[_Sequence] = []
     taken = 0
     for sequence in pool:
-        if taken >= wanted:
+        if taken >= wanted.n:
             break
         chosen.append(sequence)
         taken += size(sequence)
     return chosen
+
+
+def _too_small(config: TextConfig, wanted: _Wanted, split: Split, found: int) -> str:
+    """What there is of a source, what was asked for, and the mend."""
+    name = wanted.source.name
+    if wanted.share:
+        return (
+            f"Text {name!r} is too small for its share {wanted.share:g} of the mix: it holds {found} tokens to train "
+            f"on in whole sequences of {config.seq_len}, {wanted.n} of n_train_tokens {config.n_train_tokens} are "
+            f"asked for. Lower its share to {found / config.n_train_tokens:.3f} or less, lower n_train_tokens or "
+            "seq_len, or give more text: none is repeated."
+        )
+    field, unit = ("n_train_tokens", "tokens") if split == "train" else ("n_eval_sequences", "sequences")
+    rest = f" for {wanted.n} of them" if config.mix and split == "train" else f" for {wanted.n}"
+    return (
+        f"Text {name!r} is too small: its {split} split holds {found} {unit} in whole sequences of "
+        f"{config.seq_len} (eval_fraction {config.eval_fraction}), {field} asks{rest}. "
+        f"Lower {field} or seq_len, or give more text: documents shorter than a sequence are not used."
+    )
 
 
 def _counted(tokens: np.ndarray, special: np.ndarray, mask_first: int) -> np.ndarray:
@@ -260,6 +313,15 @@ def _batches(items: Iterable[Document], size: int) -> Iterator[list[Document]]:
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
+
+
+def _texts(source: TextSource) -> Iterator[tuple[str, str]]:
+    """(text, where it is from) of each document of a source."""
+    if source.table:
+        return ((page, source.name) for page in training_pages(source.collections, source.table, source.part))
+    if source.dataset:
+        return _dataset_texts(source)
+    return itertools.chain.from_iterable(map(_file_texts_of(source), source.files))
 
 
 def _file_texts_of(source: TextSource) -> Any:

@@ -1,16 +1,17 @@
-"""Where text lies: `package:`, local and `hub:` sources resolved to files and a content hash. Loads no numpy."""
+"""Where text lies: `package:`, local, `hub:` and `table:` sources resolved to files and a content hash. No numpy."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..artefacts.key import file_sha256
-from ..config import TextConfig
-from ..errors import DataError
+from ..config import TABLE, MixConfig, TextConfig
+from ..errors import ConfigError, DataError
+from .text_mix import table_sha256
 
 _SUFFIXES = (".txt", ".jsonl", ".jsonl.gz")
 
@@ -28,6 +29,19 @@ class TextSource:
     revision: str = ""
     """Commit of a hub data set."""
     text_field: str = "text"
+    table: str = ""
+    """Name of a fetched table, whose rows are read instead."""
+    collections: Path = Path()
+    """The folder of the table's folder."""
+    part: str = ""
+    """Of the table; empty for all."""
+    mix: tuple[TextSource, ...] = ()
+    """What is mixed into this for training, in the order of the config's."""
+
+    @property
+    def mix_sha256(self) -> tuple[str, ...]:
+        """Content hash of each text that is mixed in."""
+        return tuple(source.sha256 for source in self.mix)
 
 
 def package_folder(package: str) -> Path | None:
@@ -49,14 +63,35 @@ def files_sha256(files: Iterable[Path], root: Path) -> str:
     return digest.hexdigest()
 
 
-def resolve_text(config: TextConfig) -> TextSource:
-    """Find the text of `config.source` and hash its content.
+def resolve_text(config: TextConfig, collections: Path | None = None) -> TextSource:
+    """Find the text of `config.source`, and those of its mix, and hash their content.
 
-    A single file is known by its bytes alone, a folder also by the names in it, a hub data set by its commit.
+    A single file is known by its bytes alone, a folder also by the names in it, a hub data set by its commit, a table
+    by its rows.
+
+    Args:
+        collections: the folder that `sae-harness fetch` fills with tables.
 
     Raises:
-        DataError: the source does not exist or holds no text file.
+        DataError: a source does not exist or holds no text file.
+        ConfigError: the mix names a table, and there is no folder of tables.
     """
+    main = _resolve(config)
+    return replace(main, mix=tuple(_resolve_mixed(entry, collections) for entry in config.mix)) if config.mix else main
+
+
+def _resolve_mixed(config: MixConfig, collections: Path | None) -> TextSource:
+    if not config.table:
+        return _resolve(config)
+    if collections is None:
+        raise ConfigError(f"{config.label} is a table: say in which folder tables lie (collections).")
+    sha256 = table_sha256(collections, config.table)
+    return TextSource(name=config.label, sha256=sha256, table=config.table, collections=collections, part=config.part)
+
+
+def _resolve(config: TextConfig | MixConfig) -> TextSource:
+    if config.source.startswith(TABLE):
+        raise ConfigError(f"A table is no text by itself: {config.source!r} can be named in text.mix alone.")
     scheme, _, rest = config.source.partition(":")
     if scheme == "hub" and rest:
         return _resolve_hub(rest, config)
@@ -90,7 +125,7 @@ def _package_file(rest: str) -> Path:
     return folder / file
 
 
-def _resolve_hub(dataset: str, config: TextConfig) -> TextSource:
+def _resolve_hub(dataset: str, config: TextConfig | MixConfig) -> TextSource:
     """A data set for `datasets`: a local folder by its files, a hub id by its commit."""
     folder = Path(dataset).expanduser()
     if folder.is_dir():

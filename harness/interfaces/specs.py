@@ -231,6 +231,11 @@ class AnalysisSpec:
     """`language_model` where the LM itself is run; `world` where the true features must be known."""
     methods: tuple[str, ...] = ()
     """Methods whose SAEs it is for; empty for any SAE."""
+    texts: tuple[str, ...] = ()
+    """Collections of labelled texts and tables it reads, by the names that `sae-harness fetch` knows. Where one of them
+    is not there it raises DataError, or looks at what else there is."""
+    planted: str = ""
+    """As of an `EvaluatorSpec`. Needed where `texts` names a table: the conformance kit then has it find something."""
     api_version: int = API_VERSION
 
     def __post_init__(self) -> None:
@@ -238,6 +243,9 @@ class AnalysisSpec:
         _check_target("Analysis", self.name, self.target)
         object.__setattr__(self, "needs", frozenset(self.needs))
         object.__setattr__(self, "methods", tuple(self.methods))
+        object.__setattr__(self, "texts", tuple(self.texts))
+        if self.planted:
+            _check_target("Analysis", self.name, self.planted)
         unknown = self.needs - _ANALYSIS_NEEDS
         if unknown:
             raise PluginError(f"Analysis {self.name!r} needs {sorted(unknown)}: allowed are {sorted(_ANALYSIS_NEEDS)}.")

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 
-_MOST_DECIMALS = 7
-_MOST_DIGITS = 9
+_MOST_DECIMALS = 6
+_ROUNDING = 1e-6
+"""Of a value: what varies by less than this varies by how float32 rounds."""
 
 
 def format_value(value: float, half_width: float | None = None) -> str:
     """`value ± half_width`, both to the second significant digit of the half-width.
 
-    Without a half-width (one seed) or with a width of 0 (no variation) the value has four significant digits.
+    Without a half-width (one seed), with a width of 0 (no variation) or with one of rounding alone the value has four
+    significant digits.
     """
     if half_width is None:
         return _four_digits(value)
     if half_width == 0.0:
         return f"{_four_digits(value)} ± 0"
+    if half_width < _ROUNDING * abs(value) and float(_four_digits(value)) != 0.0:
+        return f"{_four_digits(value)} ± {half_width:.0e}"
     decimals = _decimals(half_width)
     if decimals > _MOST_DECIMALS or abs(value) >= 1e7:
-        if half_width < abs(value) * 10.0**-_MOST_DIGITS:
-            return f"{value:.{_MOST_DIGITS - 1}e} ± {half_width:.1e}"
         exponent = math.floor(math.log10(max(abs(value), half_width)))
         scale = 10.0**exponent
         places = max(0, _decimals(half_width / scale))

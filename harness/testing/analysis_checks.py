@@ -1,7 +1,7 @@
 """Checks of analyses, on planted data with a small SAE. Each raises ConformanceError.
 
 An analysis that cannot look at these data says so by DataError (or NotEvaluatedError), in words; what it gives where it
-can is held to everything below.
+can is held to everything below. One whose spec plants the tables it reads can, and must find something.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib.util
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from ..plugins import Catalogue, Provided
 from .bench import MethodBench, require
 from .fixtures import random_sae, tiny_store
 from .observed import Observed, Uncounted, global_seed, random_states
+from .texts import Rows, planted_rows
 
 N_SEQUENCES = 96
 """So many that an SAE's latents fire often enough for what is counted latent by latent."""
@@ -38,6 +39,20 @@ class Subject(NamedTuple):
 
     sae: SAE
     log: TrainingLog
+
+
+class _Worldless(Observed):
+    """A context of which no true features are known, and which notes the tables that are asked for."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.asked: set[str] = set()
+        super().__init__(batch_sequences=32, language_model=True, rows=rows, n_sequences=N_SEQUENCES)
+        self._truth = None
+
+    def table(self, name: str) -> Sequence[Mapping[str, Any]]:
+        """The planted rows."""
+        self.asked.add(name)
+        return super().table(name)
 
 
 class AnalysisBench:
@@ -85,9 +100,17 @@ class AnalysisBench:
         """A random SAE of which nothing is known."""
         return Subject(random_sae(), TrainingLog())
 
+    @cached_property
+    def rows(self) -> Rows | None:
+        """What gives the planted rows of its tables; None where it names nothing."""
+        spec: Any = self.spec  # of either kind of spec the name and `planted` alone are read
+        return planted_rows(spec)
+
     def context(self, batch_sequences: int = 32, *, language_model: bool = True) -> Observed:
         """A new context; with a language model that spares those who can do without."""
-        return Observed(batch_sequences=batch_sequences, language_model=language_model, n_sequences=N_SEQUENCES)
+        return Observed(
+            batch_sequences=batch_sequences, language_model=language_model, rows=self.rows, n_sequences=N_SEQUENCES
+        )
 
     def run(self, context: Observed | None = None, subject: Subject | None = None) -> AnalysisResult:
         """As the core does: without gradient and in eval mode, with a reference where it takes one.
@@ -118,16 +141,28 @@ class AnalysisBench:
         return result
 
     def attempt(self, context: Observed | None = None) -> AnalysisResult | None:
-        """The result; None where it says that it cannot look at these data."""
+        """The result; None where it says that it cannot look at these data, which one whose tables are planted may
+        not."""
         try:
             return self.run(context)
-        except DataError:
+        except DataError as error:
+            self.allow(error)
             return None
+
+    def allow(self, error: DataError) -> None:
+        """Raises ConformanceError where what it reads is planted, so that there is nothing it could lack."""
+        if self.spec.planted:
+            raise ConformanceError(
+                f"Analysis {self.spec.name!r} finds nothing ({error}), though {self.spec.planted} plants the tables it "
+                "reads: give rows that it can look at, or let it do with fewer."
+            ) from error
 
 
 def spec_is_complete(bench: AnalysisBench) -> None:
-    """A summary, a target that can be run, and methods that exist."""
+    """A summary, a target that can be run, methods that exist, and planted rows of nothing but what it reads."""
     spec = bench.spec
+    unread = bool(spec.planted) and not spec.texts
+    require(not unread, f"Analysis {spec.name!r} has `planted` and reads no table: name it in the spec's `texts`.")
     require(bool(spec.summary.strip()), f"Analysis {spec.name!r} has no summary.")
     loaded = bench.provided.load()
     sound = issubclass(loaded, Analysis) if isinstance(loaded, type) else callable(loaded)
@@ -139,7 +174,7 @@ def spec_is_complete(bench: AnalysisBench) -> None:
 
 def it_finds_something_finite_or_says_why_not(bench: AnalysisBench) -> None:
     """On a trained SAE with its log, and on one of which nothing is known, plain finite values come back, or DataError
-    with a reason."""
+    with a reason. On the first no DataError is taken where its tables are planted."""
     subjects = {"a trained SAE": bench.subject}
     if not bench.spec.methods:
         subjects["an SAE without a log"] = bench.stranger()
@@ -148,6 +183,8 @@ def it_finds_something_finite_or_says_why_not(bench: AnalysisBench) -> None:
             result = bench.run(subject=subject)
         except DataError as error:
             require(bool(str(error).strip()), f"On {what} the analysis raises DataError without a reason: say why.")
+            if subject is bench.subject:
+                bench.allow(error)
             continue
         except ConformanceError:
             raise
@@ -291,9 +328,23 @@ def the_language_model_is_used_as_declared(bench: AnalysisBench) -> None:
         ) from error
 
 
+def its_planted_tables_are_read(bench: AnalysisBench) -> None:
+    """With no world to look at instead, one whose tables are planted finds something, and reads what it declares."""
+    if bench.rows is None or "world" in bench.spec.needs:
+        return
+    context = _Worldless(bench.rows)
+    bench.attempt(context)
+    undeclared = sorted(context.asked - set(bench.spec.texts))
+    require(
+        not undeclared, f"The analysis reads {', '.join(undeclared)}: name every table it reads in the spec's `texts`."
+    )
+    require(bool(context.asked), "The analysis reads none of its planted tables: drop the spec's `planted`.")
+
+
 ANALYSIS_CHECKS = (
     spec_is_complete,
     it_finds_something_finite_or_says_why_not,
+    its_planted_tables_are_read,
     its_figures_can_be_drawn,
     the_sae_is_left_as_it_was,
     the_data_are_left_as_they_were,

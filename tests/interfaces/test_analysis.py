@@ -118,3 +118,8 @@ def test_a_spec_says_what_it_is_for():
         AnalysisSpec(name="a", target="package.module:Class", summary="x", needs=frozenset({"twin"}))
     with pytest.raises(PluginError, match="write it as"):
         AnalysisSpec(name="a", target="package.module", summary="x")
+    assert (spec.texts, spec.planted) == ((), "")
+    planted = AnalysisSpec(name="a", target="p.m:f", summary="x", texts=["t"], planted="p.m:rows")  # type: ignore[arg-type]
+    assert planted.texts == ("t",)
+    with pytest.raises(PluginError, match="write it as"):
+        AnalysisSpec(name="a", target="p.m:f", summary="x", planted="p.m")

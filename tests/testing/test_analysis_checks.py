@@ -79,6 +79,84 @@ def test_one_that_cannot_look_and_says_why_passes(kit):
         check()
 
 
+def rows_of_one(name):
+    """The function that a spec names in `planted`: one row."""
+    return [{"text": "1 2 3", "table": name}]
+
+
+class Reads(Sound):
+    """Rows of its table: one in the planted world."""
+
+    table = "one"
+
+    def run(self, sae, context, training):
+        rows = context.table(self.table)
+        found = super().run(sae, context, training)
+        return AnalysisResult(values={**found.values, "rows": len(rows)}, figures=found.figures)
+
+
+class ReadsAnother(Reads):
+    table = "two"
+
+
+class ReadsNothing(Sound):
+    pass
+
+
+class WantsMore(Reads):
+    def run(self, sae, context, training):
+        if len(context.table(self.table)) < 2:
+            raise NotEvaluatedError("not evaluated: 1 row, 2 are needed")
+        return super().run(sae, context, training)
+
+
+PLANTED = {"texts": ("one",), "planted": "classes_under_test:rows_of_one", "needs": frozenset({"language_model"})}
+
+
+def test_planted_tables_are_given(kit):
+    found = []
+
+    class Tells(Reads):
+        def run(self, sae, context, training):
+            result = super().run(sae, context, training)
+            found.append((result.values["rows"], context.table("one")[0]["table"]))
+            return result
+
+    kit.module.rows_of_one = rows_of_one
+    kit.analysis(Tells, **PLANTED)
+    for check in kit.checks():
+        check()
+    assert set(found) == {(1, "one")}
+
+
+def test_a_table_that_nothing_plants_may_be_missing(kit):
+    kit.analysis(Reads, texts=("one",), needs=frozenset({"language_model"}))
+    for check in kit.checks():
+        check()
+
+
+@pytest.mark.parametrize("check", ["it_finds_something_finite_or_says_why_not", "the_same_result_comes_twice"])
+def test_one_whose_tables_are_planted_must_find_something(kit, check):
+    kit.module.rows_of_one = rows_of_one
+    with pytest.raises(ConformanceError, match=r"finds nothing \(not evaluated: 1 row, 2 are needed\), though"):
+        kit.analysis(WantsMore, **PLANTED).run(check)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [(ReadsAnother, "reads two: name every table"), (ReadsNothing, "reads none of its planted tables")],
+)
+def test_planted_tables_are_those_that_are_read(kit, broken, message):
+    kit.module.rows_of_one = rows_of_one
+    with pytest.raises(ConformanceError, match=message):
+        kit.analysis(broken, **PLANTED).run("its_planted_tables_are_read")
+
+
+def test_rows_of_no_table_are_refused(kit):
+    with pytest.raises(ConformanceError, match="reads no table"):
+        kit.analysis(Sound, planted=PLANTED["planted"]).run("spec_is_complete")
+
+
 class Silent(Sound):
     def run(self, sae, context, training):
         raise DataError("")

@@ -12,6 +12,8 @@ _HOME = "sae_harness_hierarchical_unlearning"
 _GAO = "Gao et al. 2024, arXiv:2406.04093"
 _MUCHANE = "Muchane et al. 2025, arXiv:2506.01197"
 _AIMS = ("true_frontier", "unlearning_text_frontier")
+_TEXTS = ("wordnet-questions",)
+_PLANTED = "harness.builtin.evaluators.unlearning_specs:planted_rows"
 
 
 @hookimpl
@@ -157,16 +159,22 @@ def register_analyses() -> Iterable[AnalysisSpec]:
         name="unlearning_levels",
         target=f"{_HOME}.text_analysis:unlearning_levels",
         needs=frozenset({"language_model"}),
+        texts=_TEXTS,
+        planted=_PLANTED,
         summary="The sweep of every level on texts to be forgotten and others, with side effects by domain.",
         reference="clamping: Farrell et al. 2024, arXiv:2410.19278",
     )
     yield AnalysisSpec(
         name="selected_overlap",
         target=f"{_HOME}.overlap:SelectedOverlap",
+        texts=_TEXTS,
+        planted=_PLANTED,
         summary="Whether another SAE, such as of another seed, has the same latents selected to be clamped.",
     )
     yield AnalysisSpec(
         name="selectivity",
         target=f"{_HOME}.analyses:selectivity",
+        texts=_TEXTS,
+        planted=_PLANTED,
         summary="How much more often latents and concepts fire on tokens to be forgotten.",
     )
