@@ -123,10 +123,17 @@ def command(
         check_figure_path(figure_file)
     suite = with_evaluators(chosen_suite(app, suite_name, n_seeds, l0s), app, more)
     bench = Bench(suite, app.catalogue, app.cache, compute=compute)
-    metrics = bench.metrics(chosen_metrics(metric_names))
+    named = bench.metrics(chosen_metrics(metric_names)) if metric_names else []
+    metrics = bench.metrics()
+    fronts, exchange = _two_metrics(bench, "pareto", pareto), _two_metrics(bench, "trade", traded)
+    _consistent(from_stored=from_stored, retrain=retrain, fmt=fmt, more=bool(fronts or exchange))
+    if from_stored and baseline_name in candidates:
+        raise ConfigError(f"--from-stored would hold the stored records of {baseline_name} against themselves.")
     progress = BarProgress(quiet=quiet)
     store = BaselineStore(app.paths.baselines)
-    theirs = baseline_records(app, bench, store, baseline_name, progress, asked=more is not None)
+    theirs = baseline_records(
+        app, bench, store, baseline_name, progress, asked=more is not None, from_stored=from_stored
+    )
     told = f"sae-harness compare {' '.join(candidates)} --baseline {baseline_name} --suite {suite.name}"
     stored = {name for name in candidates if from_stored or (_is_imported(store, suite, name) and not retrain)}
     groups = {name: _stored(store, suite, name) for name in stored}
@@ -134,21 +141,24 @@ def command(
     progress.close()
     judged: list[_Judged] = []
     for ours in (groups[name] for name in dict.fromkeys(candidates)):
-        shown = metrics if metric_names else _of_interest(metrics, bench, ours, theirs)
-        known = labels(app.paths.baselines, suite.name, shown)
+        judged_on = _of_interest(metrics, bench, ours, theirs)
+        judged_on += [spec for spec in named if spec not in judged_on]
+        known = labels(app.paths.baselines, suite.name, judged_on)
         primary = _primary(app, suite, ours)
         result = compare(
             ours,
             theirs,
-            shown,
+            judged_on,
             at_l0=at_l0,
             allow_tainted=allow_tainted,
             labels=known,
             primary=primary,
             as_a_whole=as_a_whole,
+            shown=[spec.name for spec in named],
         )
-        frontiers = _frontiers(bench, ours, theirs, pareto)
-        bargain = _trade(bench, ours, theirs, traded, allow_tainted)
+        shown = named or judged_on
+        frontiers = compare_frontiers(ours, theirs, fronts) if fronts else None
+        bargain = trade(ours, theirs, exchange, allow_tainted=allow_tainted) if exchange else None
         judged.append(_Judged(records=ours, shown=shown, result=result, frontiers=frontiers, bargain=bargain))
     if figure_file is not None:
         _draw(figure_file, bench, theirs, judged, metric_names, allow_tainted, told)
@@ -255,26 +265,28 @@ def _echo_controls(
         click.echo("\n" + controls_table(window, controls, metrics, fmt))
 
 
-def _frontiers(
-    bench: Bench, ours: Sequence[Record], theirs: Sequence[Record], names: str | None
-) -> ParetoComparison | None:
+def _two_metrics(bench: Bench, option: str, names: str | None) -> tuple[MetricSpec, MetricSpec] | None:
+    """The two metrics of `--pareto` or `--trade`, before anything is trained.
+
+    Raises:
+        ConfigError: there are not two.
+        UnknownNameError: no evaluator has one.
+    """
     if names is None:
         return None
     chosen = bench.metrics(chosen_metrics(names))
     if len(chosen) != 2:
-        raise ConfigError(f"--pareto takes two metrics, such as l0,fvu; got {names!r}.")
-    return compare_frontiers(ours, theirs, (chosen[0], chosen[1]))
+        what = {"pareto": "two metrics, such as l0,fvu", "trade": "what is won and what is paid, such as mcc,fvu"}
+        raise ConfigError(f"--{option} takes {what[option]}; got {names!r}.")
+    return chosen[0], chosen[1]
 
 
-def _trade(
-    bench: Bench, ours: Sequence[Record], theirs: Sequence[Record], names: str | None, allow_tainted: bool
-) -> Trade | None:
-    if names is None:
-        return None
-    chosen = bench.metrics(chosen_metrics(names))
-    if len(chosen) != 2:
-        raise ConfigError(f"--trade takes what is won and what is paid, such as absorption_rate,fvu; got {names!r}.")
-    return trade(ours, theirs, (chosen[0], chosen[1]), allow_tainted=allow_tainted)
+def _consistent(*, from_stored: bool, retrain: bool, fmt: str, more: bool) -> None:
+    """Raises ConfigError where options contradict each other."""
+    if from_stored and retrain:
+        raise ConfigError("--from-stored takes stored records and --retrain makes them anew: give one of the two.")
+    if fmt == "csv" and more:
+        raise ConfigError("--pareto and --trade are tables of their own: take --format plain, md or github, or --json.")
 
 
 def _is_imported(store: BaselineStore, suite: SuiteConfig, name: str) -> bool:
@@ -294,13 +306,23 @@ def _stored(store: BaselineStore, suite: SuiteConfig, name: str) -> list[Record]
 
 
 def baseline_records(
-    app: AppContext, bench: Bench, store: BaselineStore, name: str, progress: BarProgress, *, asked: bool = False
+    app: AppContext,
+    bench: Bench,
+    store: BaselineStore,
+    name: str,
+    progress: BarProgress,
+    *,
+    asked: bool = False,
+    from_stored: bool = False,
 ) -> list[Record]:
     """The baseline's stored records of the suite's seeds; where none are stored, from the cache or trained now.
 
-    With `asked`, stored records that lack one of the suite's evaluators will not do.
+    With `asked`, stored records that lack one of the suite's evaluators will not do; with `from_stored` nothing else
+    will.
     """
     suite = bench.suite
+    if from_stored:
+        return _stored(store, suite, name)
     if name in store.methods(suite.name):
         records = store.load(suite.name, name)
         chosen = [r for r in records if r.training.seed in suite.seeds] or records

@@ -1,4 +1,4 @@
-"""`sae-harness leaderboard`: all methods of a suite, ranked with ties."""
+"""`sae-harness leaderboard`: all methods of a suite, each with the ranks that noise leaves it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .options import chosen_metrics, chosen_suite, suite_option, table_options
 @click.command(
     help=(
         "Rank all methods of a suite at matched L0: stored baselines, and your own records in the cache.\n\n"
-        "Methods that the noise does not separate share a rank; controls are shown and never ranked."
+        "Each has the range of ranks that noise leaves it; controls are shown and never ranked."
     ),
-    short_help="Rank all methods of a suite, with ties.",
+    short_help="Rank all methods of a suite, as far as noise allows.",
     epilog="Example:  sae-harness leaderboard --suite tiny --by ce_loss_recovered",
 )
 @suite_option
@@ -53,7 +53,9 @@ def command(
     store = BaselineStore(app.paths.baselines)
     records: dict[str, list[Record]] = {name: store.load(suite.name, name) for name in store.methods(suite.name)}
     held = {metric for group in records.values() for record in group for metric in record.metrics}
+    twice: dict[str, str] = {}
     metrics += specs_of(sorted(held - {m.name for m in metrics}))
+    metrics.sort(key=lambda m: (m.name not in suite.primary, m.better == "none"))  # what fits first
     if not stored_only:
         try:
             mine = _own_records(app, bench)
@@ -65,14 +67,19 @@ def command(
                 f"The LM of suite {suite.name} is not here, so no record of yours can be: stored ones.", err=True
             )
         for name, own in mine.items():
-            records[name if name not in records else f"{name} (own)"] = own
+            if name not in records:
+                records[name] = own
+            elif not {r.sae_id for r in own} <= {r.sae_id for r in records[name]}:
+                # To rank one method twice would tighten the correction for all others.
+                records[f"{name} (own)"] = own
+                twice[f"{name} (own)"] = "stored too: ranked once"
     if not records:
         raise BaselineError(
             f"Suite {suite.name} has no stored baselines and no records of yours: run `sae-harness run METHOD "
             f"--suite {suite.name}` first."
         )
     known = labels(app.paths.baselines, suite.name, metrics)
-    board = leaderboard(records, metrics, primary=primary, labels=known, allow_tainted=with_tainted)
+    board = leaderboard(records, metrics, primary=primary, labels=known, allow_tainted=with_tainted, unranked=twice)
     if as_json:
         click.echo(json.dumps(leaderboard_to_json_dict(board), indent=1))
         return

@@ -92,7 +92,8 @@ def leaderboard_table(board: Leaderboard, fmt: str = "plain", *, metrics: Sequen
         notes.insert(
             0,
             f"Mean over log L0 in {board.window.describe()}, ± half-width of the 95 % interval over seeds. "
-            f"Rank by {board.primary}: 1 + the number of methods significantly better; = marks a tie.",
+            f"Ordered by {board.primary}; rank: from 1 + the number of methods significantly better to the number "
+            "of methods less those significantly worse.",
         )
     if fmt == "plain" and any(name in entry.tainted for entry in board.entries for name in shown):
         notes.insert(0, "In [ ]: tainted, shown because it was asked for. It is not a measurement of this method.")
@@ -211,7 +212,7 @@ def _reading(comparison: Comparison) -> list[str]:
         f"difference = {comparison.candidate} - {comparison.baseline} at matched L0 ({where}), {how}; ± and "
         "[ ] are 95 % intervals over training seeds."
     ]
-    notes += _families(rows)
+    notes += _families(comparison)
     warned = sorted({r.reliability for r in rows} & {"misleading", "blind", "noisy"})
     notes += [f"reliability {label}: {MEANING[label]}." for label in warned]
     constant = [r.metric for r in rows if r.constant and r.verdict in ("better", "worse")]
@@ -220,21 +221,24 @@ def _reading(comparison: Comparison) -> list[str]:
     return notes
 
 
-def _families(rows: Sequence[ComparisonRow]) -> list[str]:
-    """What the verdicts were corrected over."""
-    judged = {
-        primary: sum(r.p_corrected is not None and r.primary is primary for r in rows) for primary in (True, False)
-    }
-    sure = "chance decides any of them with 5 % at most. The intervals shown are uncorrected."
-    if not any(r.primary for r in rows):
-        if judged[False] < 2:
-            return []
-        return [f"{judged[False]} metrics are judged, decided after Holm's correction over them: {sure}"]
-    return [
-        f"* primary: declared beforehand, by the suite or as an aim of the method. The {judged[True]} of them that are "
-        f"judged are decided after Holm's correction over them, the {judged[False]} others after the correction over "
-        f"those: of each group, {sure}"
-    ]
+def _families(comparison: Comparison) -> list[str]:
+    """What the verdicts were corrected over; a metric alone in its group needs no correction."""
+    primary, others = comparison.n_judged
+    hidden = primary + others - sum(row.p_corrected is not None for row in comparison.rows)
+    declared = "* primary: declared beforehand, by the suite or as an aim of the method."
+    notes = [declared] if any(row.primary for row in comparison.rows) else []
+    if primary:
+        groups = [f"the {n} {which} metrics judged" for n, which in ((primary, "primary"), (others, "other")) if n > 1]
+    else:
+        groups = [f"the {others} metrics judged"] if others > 1 else []
+    if groups:
+        apart = ", each group by itself" if len(groups) > 1 else ""
+        notes.append(
+            f"Verdicts on {' and on '.join(groups)} are after Holm's correction{apart}: chance decides any of "
+            f"{'a group' if apart else 'them'} with 5 % at most. The intervals shown are uncorrected."
+        )
+        notes += [f"{hidden} of the metrics judged are not shown."] if hidden else []
+    return [" ".join(notes)] if notes else []
 
 
 def _comparison_csv(comparison: Comparison, rows: Sequence[ComparisonRow]) -> str:
@@ -252,11 +256,10 @@ def _leaderboard_metrics(board: Leaderboard, chosen: Sequence[str] | None) -> li
 
 def _leaderboard_rows(board: Leaderboard, names: Sequence[str], fmt: str, footnotes: list[str]) -> str:
     directions = {m.name: {"higher": " ↑", "lower": " ↓", "none": ""}[m.better] for m in board.metrics}
-    ranks = [entry.rank for entry in board.entries]
     headers = ["rank", "method", "seeds", *(f"{n}{directions.get(n, '')}" for n in names), "note"]
     rows = [
         [
-            "-" if entry.rank is None else f"{entry.rank}{'=' if ranks.count(entry.rank) > 1 else ''}",
+            "-" if entry.rank is None else rank_range(entry),
             entry.label,
             str(entry.n_seeds),
             *(_leaderboard_cell(entry, name, fmt) for name in names),
@@ -265,6 +268,11 @@ def _leaderboard_rows(board: Leaderboard, names: Sequence[str], fmt: str, footno
         for entry in board.entries
     ]
     return render(rows, headers, fmt)
+
+
+def rank_range(entry: LeaderboardEntry) -> str:
+    """The ranks that noise leaves a ranked method: `3`, or `1–3`."""
+    return str(entry.rank) if entry.rank == entry.worst_rank else f"{entry.rank}–{entry.worst_rank}"
 
 
 def _leaderboard_cell(entry: LeaderboardEntry, name: str, fmt: str) -> str:
@@ -284,12 +292,22 @@ def _leaderboard_note(board: Leaderboard, entry: LeaderboardEntry, footnotes: li
 
 
 def _leaderboard_csv(board: Leaderboard, names: Sequence[str]) -> str:
-    headers = ["rank", "method", "seeds", "control", "faulty", "reason", "l0_low", "l0_high"]
+    headers = ["rank", "worst_rank", "method", "seeds", "control", "faulty", "reason", "l0_low", "l0_high"]
     headers += [f"{name}_{part}" for name in names for part in ("mean", "half_width", "n")]
     rows: list[list[str]] = []
     for entry in board.entries:
         low, high = entry.l0 or (None, None)
-        row: list[Any] = [entry.rank, entry.label, entry.n_seeds, entry.control, entry.faulty, entry.reason, low, high]
+        row: list[Any] = [
+            entry.rank,
+            entry.worst_rank,
+            entry.label,
+            entry.n_seeds,
+            entry.control,
+            entry.faulty,
+            entry.reason,
+            low,
+            high,
+        ]
         for name in names:
             value = entry.values.get(name)
             row += [None] * 3 if value is None else [value.mean, value.half_width, value.n]

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ..errors import RecordError
 from ..interfaces.specs import Better, MetricSpec
 from .evaluation_noise import evaluation_noise
 from .factors import Factors, factors
@@ -137,6 +138,8 @@ class Comparison:
     baseline_seeds: tuple[int, ...]
     at_l0: float | None
     notes: tuple[str, ...]
+    n_judged: tuple[int, int] = (0, 0)
+    """Metrics that were put to the test, shown or not: primary, and others. The verdicts are corrected over them."""
 
     @property
     def window(self) -> Window | None:
@@ -159,6 +162,7 @@ def compare(
     labels: Mapping[str, Label] | None = None,
     primary: Collection[str] = (),
     as_a_whole: bool = False,
+    shown: Sequence[str] = (),
 ) -> Comparison:
     """Hold a candidate's records against a baseline's, metric by metric, at matched L0.
 
@@ -167,12 +171,16 @@ def compare(
     `primary`: the metrics that were declared beforehand. They stand first, and are corrected among themselves.
     `as_a_whole`: judge the candidate with all that differs, where more than one factor does; else such rows are
     `confounded`: their numbers stand, without a verdict.
+    `shown`: the metrics to give rows for (default: all). All of `metrics` are judged and corrected over, whichever are
+    shown: a verdict does not depend on what else was looked at.
 
     Raises:
-        RecordError: a side is empty, mixed, has duplicates, or is tainted and `allow_tainted` is not given.
+        RecordError: a side is empty, mixed, has duplicates, or is tainted and `allow_tainted` is not given; or neither
+            reaches `at_l0`.
     """
     ours = side_of(candidate, "candidate", allow_tainted=allow_tainted)
     theirs = side_of(baseline, "baseline", allow_tainted=allow_tainted)
+    _reached(at_l0, ours, theirs)
     differences = tuple(protocol_differences(candidate[0].protocol, baseline[0].protocol))
     levels: tuple[LevelRows, ...] = ()
     between = factors(theirs, ours)
@@ -184,6 +192,10 @@ def compare(
         told = (_withheld(_row(spec, ours, theirs, at_l0), withheld) for spec in metrics)
         rows = _table(told, labels or {}, primary)
         levels = _by_level(metrics, ours, theirs, labels or {}, primary, withheld)
+    tested = [row.primary for row in rows if row.p_corrected is not None]
+    if shown:
+        rows = _chosen(rows, shown)
+        levels = tuple(replace(at, rows=_chosen(at.rows, shown)) for at in levels)
     return Comparison(
         candidate=ours.label,
         baseline=theirs.label,
@@ -194,7 +206,22 @@ def compare(
         baseline_seeds=theirs.seeds,
         at_l0=at_l0,
         notes=(*_notes(ours, theirs, metrics), *_factor_notes(between, as_a_whole)),
+        n_judged=(tested.count(True), tested.count(False)),
     )
+
+
+def _reached(at_l0: float | None, ours: Side, theirs: Side) -> None:
+    """Raises RecordError where neither side has SAEs around that L0."""
+    if at_l0 is None:
+        return
+    spans = {side.label: [c.window for c in side.curves(L0).values()] for side in (theirs, ours)}
+    held = {label: own for label, own in spans.items() if own}
+    if held and not any(covers(window, at_l0) for own in held.values() for window in own):
+        told = "; ".join(
+            f"{label} {Window(min(w.low for w in own), max(w.high for w in own)).describe()}"
+            for label, own in held.items()
+        )
+        raise RecordError(f"No record reaches L0 {at_l0:g} of --at-l0: measured are {told}.")
 
 
 def judge(spec: MetricSpec, found: Difference, scale: float) -> tuple[Verdict, str]:
@@ -235,7 +262,17 @@ def _table(
 ) -> tuple[ComparisonRow, ...]:
     """One table's rows: labelled, decided, L0 first and then the primary metrics."""
     found = _corrected(replace(_labelled(row, labels), primary=row.metric in primary) for row in rows)
-    return tuple(sorted(found, key=lambda row: (row.metric != L0, not row.primary)))
+    return tuple(sorted(found, key=_place))
+
+
+def _chosen(rows: Sequence[ComparisonRow], shown: Sequence[str]) -> tuple[ComparisonRow, ...]:
+    """The rows of these metrics, in this order but for L0 and the primary ones, which stay first."""
+    found = sorted((row for row in rows if row.metric in shown), key=lambda row: shown.index(row.metric))
+    return tuple(sorted(found, key=_place))
+
+
+def _place(row: ComparisonRow) -> tuple[bool, bool]:
+    return row.metric != L0, not row.primary
 
 
 def _withheld(row: ComparisonRow, reason: str) -> ComparisonRow:

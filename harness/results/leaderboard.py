@@ -1,4 +1,10 @@
-"""All methods of a suite in one ranked list, over one common stretch of L0; ties where noise does not part them."""
+"""All methods of a suite in one list, over one common stretch of L0: in the order of their means, each with the ranks
+that noise leaves it.
+
+A method's ranks go from 1 + the number of methods significantly better to the number of methods less those it is
+significantly better than. With all pairs decided at 5 % together, the ranges hold all true ranks at once with 95 %
+(Mogstad, Romano, Shaikh, Wilhelm 2024, "Inference for ranks", Review of Economic Studies 91).
+"""
 
 from __future__ import annotations
 
@@ -28,8 +34,10 @@ class LeaderboardEntry:
 
     label: str
     rank: int | None
-    """1 + the number of methods significantly better on the primary metric, after the correction over all pairs; None
-    where it is not ranked."""
+    """The best it can be: 1 + the number of methods significantly better on the primary metric, after the correction
+    over all pairs; None where it is not ranked."""
+    worst_rank: int | None
+    """The worst: the number of ranked methods less those it is significantly better than."""
     reason: str
     """Why it is not ranked; empty where it is."""
     control: bool
@@ -62,14 +70,16 @@ def leaderboard(
     primary: str | None = None,
     allow_tainted: bool = False,
     labels: Mapping[str, Label] | None = None,
+    unranked: Mapping[str, str] | None = None,
 ) -> Leaderboard:
     """Rank methods on `primary` (default: `fvu`, else the first compared metric with a direction).
 
-    Each value is a mean over log L0 across the stretch common to all ranked methods. Two methods tie unless their
-    difference is significant after the correction over all pairs (`pairwise.py`), at 5 % for the whole list. Controls,
-    faulty presets, tainted records and methods with fewer than three seeds are listed unranked; a control that shares
-    no L0 (the identity) shows its values at its own.
+    Each value is a mean over log L0 across the stretch common to all ranked methods. Two methods are told apart where
+    their difference is significant after the correction over all pairs (`pairwise.py`), at 5 % for the whole list.
+    Controls, faulty presets, tainted records and methods with fewer than three seeds are listed unranked; a control
+    that shares no L0 (the identity) shows its values at its own.
     `labels`: the metrics' reliability in this suite; none ranks by a misleading one.
+    `unranked`: label -> why it is listed without being ranked, such as a method that is there twice.
 
     Raises:
         RecordError: there are no records, or one method's are mixed, doubled or tainted (see `side_of`).
@@ -87,7 +97,7 @@ def leaderboard(
     foreign = _other_protocols(sides, spec.name)
     made_by = {m.name: _common_definition(m.name, sides.values()) for m in metrics}
     reasons = {
-        label: _exclusion(side, spec.name, made_by[spec.name]) or foreign.get(label, "")
+        label: (unranked or {}).get(label) or _exclusion(side, spec.name, made_by[spec.name]) or foreign.get(label, "")
         for label, side in sides.items()
     }
     windows = {
@@ -105,7 +115,9 @@ def leaderboard(
         # A foreign protocol's numbers stand in no common table; those of others' results are all there is to show.
         here = label not in foreign or side.imported
         shown = [m.name for m in metrics if here and _definitions(side, m.name) == {made_by[m.name]}]
-        entries.append(_entry(label, side, ranks.get(label), reasons[label], *_values(side, shown, window)))
+        entries.append(
+            _entry(label, side, ranks.get(label, (None, None)), reasons[label], *_values(side, shown, window))
+        )
     notes = _grouped({label: side.notes() for label, side in sides.items()})
     return Leaderboard(
         primary=spec.name,
@@ -138,7 +150,7 @@ def _correction_note(n_pairs: int) -> list[str]:
         return []
     return [
         f"{n_pairs} pairs of methods are compared, decided after Holm's correction over them (in Shaffer's form, for "
-        "pairs): chance ranks any equal methods apart with 5 % at most. The intervals shown are uncorrected."
+        "pairs): chance tells any equal methods apart with 5 % at most. The intervals shown are uncorrected."
     ]
 
 
@@ -152,12 +164,12 @@ def _reliability_notes(metrics: Sequence[MetricSpec], labels: Mapping[str, Label
     return found
 
 
-def _order(entry: LeaderboardEntry, spec: MetricSpec) -> tuple[bool, int, bool, float, str]:
-    """By rank, then by mean; the unranked last, controls first among them."""
+def _order(entry: LeaderboardEntry, spec: MetricSpec) -> tuple[bool, bool, float, str]:
+    """The ranked by mean; the unranked last, controls first among them."""
     value = entry.values.get(spec.name)
     sign = -1.0 if spec.better == "higher" else 1.0
     mean = sign * value.mean if value is not None else float("inf")
-    return (entry.rank is None, entry.rank or 0, not entry.control, mean, entry.label)
+    return (entry.rank is None, not entry.control, mean, entry.label)
 
 
 def _primary(metrics: Sequence[MetricSpec], name: str | None) -> MetricSpec:
@@ -254,8 +266,8 @@ def _reaches(curve: Frontier, window: Window) -> bool:
     return all(overlap((curve.window, end)) is not None for end in ends)
 
 
-def _ranks(values: Mapping[str, Mapping[int, float]], spec: MetricSpec) -> tuple[dict[str, int], int]:
-    """1 + how many methods are significantly better, and how many pairs were put to the test.
+def _ranks(values: Mapping[str, Mapping[int, float]], spec: MetricSpec) -> tuple[dict[str, tuple[int, int]], int]:
+    """The best and the worst rank each method can have, and how many pairs were put to the test.
 
     A pair is decided after the correction over all pairs, so that chance parts any two equal methods in one list of
     twenty at most; its direction is that of the difference.
@@ -263,12 +275,13 @@ def _ranks(values: Mapping[str, Mapping[int, float]], spec: MetricSpec) -> tuple
     found = {(a, b): difference(values[a], values[b]) for a, b in combinations(values, 2)}
     judged = {pair: d for pair, d in found.items() if d.n >= MIN_SEEDS and d.p_value is not None}
     corrected = shaffer({pair: _p_value(d, (values[pair[0]], values[pair[1]])) for pair, d in judged.items()})
-    ranks = dict.fromkeys(values, 1)
+    best, worst = dict.fromkeys(values, 1), dict.fromkeys(values, len(values))
     for (a, b), p in corrected.items():
         if p < 1.0 - CONFIDENCE:
             a_is_better = (judged[a, b].estimate > 0.0) == (spec.better == "higher")
-            ranks[b if a_is_better else a] += 1
-    return ranks, len(judged)
+            best[b if a_is_better else a] += 1
+            worst[a if a_is_better else b] -= 1
+    return {label: (best[label], worst[label]) for label in values}, len(judged)
 
 
 def _p_value(found: Difference, values: Sequence[Mapping[int, float]]) -> float:
@@ -280,11 +293,17 @@ def _p_value(found: Difference, values: Sequence[Mapping[int, float]]) -> float:
 
 
 def _entry(
-    label: str, side: Side, rank: int | None, reason: str, l0: Window | None, values: Mapping[str, Interval]
+    label: str,
+    side: Side,
+    ranks: tuple[int, int] | tuple[None, None],
+    reason: str,
+    l0: Window | None,
+    values: Mapping[str, Interval],
 ) -> LeaderboardEntry:
     return LeaderboardEntry(
         label=label,
-        rank=rank,
+        rank=ranks[0],
+        worst_rank=ranks[1],
         reason=reason,
         control=side.control,
         faulty=side.faulty,

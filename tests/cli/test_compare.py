@@ -135,7 +135,7 @@ def test_levels_and_detail(micro):
 
 def test_at_l0(micro):
     assert "at L0 4" in micro.ok(*AGAINST_RANDOM, "--at-l0", "4")
-    assert "no overlap at L0 100" in micro.ok(*AGAINST_RANDOM, "--at-l0", "100")
+    assert "No record reaches L0 100 of --at-l0: measured are" in micro.error(*AGAINST_RANDOM, "--at-l0", "100")
 
 
 def test_fail_on_worse_exits_1_with_the_table(micro):
@@ -215,7 +215,24 @@ def test_several_judged_metrics_are_corrected_and_told(micro):
     judged = [r for r in rows if r["p_corrected"] is not None]
     assert len(judged) > 1
     assert all(r["p_corrected"] >= r["p_value"] for r in judged)
-    assert f"{len(judged)} metrics are judged, decided after Holm's correction" in micro.ok(*AGAINST_RANDOM)
+    assert f"Verdicts on the {len(judged)} metrics judged are after Holm's correction" in micro.ok(*AGAINST_RANDOM)
+
+
+def test_a_verdict_does_not_depend_on_which_metrics_are_shown(micro):
+    every = {r["metric"]: r for r in micro.json(*AGAINST_RANDOM)["rows"]}
+    for name in [metric for metric, row in every.items() if row["p_corrected"] is not None]:
+        assert micro.json(*AGAINST_RANDOM, "--metrics", name)["rows"] == [every[name]]
+    assert "of the metrics judged are not shown" in " ".join(micro.ok(*AGAINST_RANDOM, "--metrics", name).split())
+
+
+def test_options_that_contradict_each_other_are_refused_before_anything_is_made(micro):
+    assert "give one of the two" in micro.error(*AGAINST_RANDOM, "--from-stored", "--retrain")
+    assert "tables of their own" in micro.error(*AGAINST_RANDOM, "--format", "csv", "--pareto", "l0,fvu")
+    for option in ("--pareto", "--trade"):
+        assert f"{option} takes" in micro.error("compare", "topk", "--suite", "micro", option, "fvu")
+        assert "fvo" in micro.error("compare", "topk", "--suite", "micro", option, "fvo,l0")
+    itself = ("compare", "topk", "--baseline", "topk", "--suite", "micro", "--from-stored")
+    assert "against themselves" in micro.error(*itself)
 
 
 def test_what_the_baseline_alone_was_measured_by_is_no_row(project):

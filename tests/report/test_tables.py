@@ -131,13 +131,13 @@ def test_the_leaderboard_marks_ties_and_the_unranked(factory, sides):
     lines = leaderboard_table(board).splitlines()
     assert [line.split()[:2] for line in lines[1:5]] == [
         ["1", "temporal"],
-        ["2=", "topk"],
-        ["2=", "twin"],
+        ["2–3", "topk"],
+        ["2–3", "twin"],
         ["-", "identity"],
     ]
     assert lines[4].endswith("control, at L0 192")
     rows = list(csv.DictReader(io.StringIO(leaderboard_table(board, "csv"))))
-    assert [r["rank"] for r in rows] == ["1", "2", "2", ""]
+    assert [(r["rank"], r["worst_rank"]) for r in rows] == [("1", "1"), ("2", "3"), ("2", "3"), ("", "")]
     assert rows[3]["control"] == "true"
 
 
@@ -171,7 +171,7 @@ def many(factory, sides):
 
 def test_the_correction_is_told_and_a_row_it_takes_the_verdict_from_says_why(many):
     text = comparison_table(many)
-    assert "6 metrics are judged, decided after Holm's correction over them" in text
+    assert "Verdicts on the 6 metrics judged are after Holm's correction:" in text
     assert "The intervals shown are uncorrected." in " ".join(text.split())
     reasons = [row.reason for row in many.rows if row.reason]
     assert set(reasons) <= {"not after Holm's correction over 6 metrics"}
@@ -180,9 +180,14 @@ def test_the_correction_is_told_and_a_row_it_takes_the_verdict_from_says_why(man
 
 def test_primary_metrics_are_marked_and_the_note_tells_both_groups(many):
     rows = tuple(replace(row, primary=row.metric == "fvu") for row in many.rows)
-    text = " ".join(comparison_table(replace(many, rows=rows)).split())
+    text = " ".join(comparison_table(replace(many, rows=rows, n_judged=(3, 8))).split())
     assert "fvu *" in text
-    assert "The 1 of them that are judged are decided after Holm's correction over them, the 5 others" in text
+    assert "Verdicts on the 3 primary metrics judged and on the 8 other metrics judged are after Holm's" in text
+    assert "each group by itself" in text
+    assert "5 of the metrics judged are not shown." in text
+    one = " ".join(comparison_table(replace(many, rows=rows, n_judged=(1, 5))).split())
+    assert "Verdicts on the 5 other metrics judged are after Holm's correction: chance" in one
+    assert "not shown" not in one
 
 
 def test_one_judged_metric_needs_no_correction_and_no_note(comparison):

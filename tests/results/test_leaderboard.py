@@ -39,9 +39,28 @@ def test_methods_that_noise_does_not_part_share_a_rank(factory, board):
         factory.make_side("equal", noisy(0.0, salt="b")),
         factory.make_side("poor", noisy(0.1, salt="c")),
     )
-    assert {label: e.rank for label, e in lines(found).items()} == {"good": 1, "equal": 1, "poor": 3}
+    ranks = {label: (e.rank, e.worst_rank) for label, e in lines(found).items()}
+    assert ranks == {"good": (1, 2), "equal": (1, 2), "poor": (3, 3)}
     assert found.entries[-1].label == "poor"
     assert found.primary == "fvu"
+
+
+def test_a_method_that_varies_much_stands_by_its_mean_with_all_the_ranks_it_can_have(factory, board):
+    found = board(
+        factory.make_side("good", noisy(0.0, salt="a")),
+        factory.make_side("poor", noisy(0.1, salt="c")),
+        factory.make_side("wild", lambda seed, l0: noisy(0.15)(seed, l0) + (-0.2, 0.0, 0.2)[seed]),
+    )
+    assert [(e.label, e.rank, e.worst_rank) for e in found.entries] == [("good", 1, 2), ("poor", 2, 3), ("wild", 1, 3)]
+
+
+def test_a_method_that_is_there_twice_is_listed_and_tightens_no_correction(factory, board):
+    sides = [factory.make_side(name, noisy(0.01 * i, salt=name)) for i, name in enumerate("abc")]
+    alone = board(*sides[:2])
+    found = board(*sides, unranked={"c": "stored too: ranked once"})
+    assert lines(found)["c"].reason == "stored too: ranked once"
+    assert lines(found)["c"].rank is None
+    assert [lines(found)[x].worst_rank for x in "ab"] == [lines(alone)[x].worst_rank for x in "ab"]
 
 
 def test_equal_methods_are_ranked_apart_in_five_per_cent_of_leaderboards(factory):

@@ -21,10 +21,13 @@ def one(report, **wanted):
         ("FVU is 33 % {{= tiny/topk/l0=32/fvu}}.", "supported", "0.33"),
         ("FVU is 0.31 {{= topk/l0=32/fvu}}.", "refuted", "is 0.33"),
         ("FVU is 0.23 {{= idea/l0=32/seed=1/fvu}}.", "supported", "0.23"),
-        ("FVU is 0.23 {{= idae/l0=32/fvu}}.", "unsupported", "no record idae; near it: idea"),
-        ("FVU is 0.23 {{= idea/l0=16/fvu}}.", "unsupported", "no record of idea has l0=16"),
-        ("FVU is 0.23 {{= idea/fvu}}.", "unsupported", "idea has records at L0 8, 32: add l0="),
-        ("FVU is 0.23 {{= idea/l0=32/fvuu}}.", "unsupported", "has no fvuu; near it: fvu"),
+        ("FVU is 0.23 {{= idae/l0=32/fvu}}.", "unresolved", "no record idae; near it: idea"),
+        ("FVU is 0.23 {{= idea/l0=16/fvu}}.", "unresolved", "no record of idea has l0=16"),
+        ("FVU is 0.23 {{= idea/fvu}}.", "unresolved", "idea has records at L0 8, 32: add l0="),
+        ("FVU is 0.23 {{= idea/l0=32/fvuu}}.", "unresolved", "has no fvuu; near it: fvu"),
+        ("FVU is 0.23 {{= nope/fvu}}.", "unresolved", "no record nope"),
+        ("The rest is 0.1 {{= */fvuu}}.", "unresolved", "has no fvuu; near it: fvu"),
+        ("It took 7 {{= topk/l0=8/training.peak_memory_mib}} MiB.", "unsupported", "has no training.peak_memory_mib"),
         ("The step is 0.001 {{= topk/l0=8/training.lr}}.", "supported", "0.001"),
         ("It has 1,536 {{= topk/l0=8/d_sae}} latents.", "supported", "1536"),
         ("FVU is below 0.5 {{> */fvu}}.", "supported", ""),
@@ -52,7 +55,7 @@ def test_numbers(check, sentence, status, reason):
         ("It is better {{single better than topk : fvu}}.", "unsupported", "unresolved: n=1 seed"),
         ("It is better {{idea better than topk : density_slope}}.", "unsupported", "has no direction"),
         ("It is better {{idea better than topk : cosine}}.", "unsupported", "has no direction"),
-        ("It is better {{idea better than topk : fvu @ l0=500}}.", "unsupported", "no overlap at L0 500"),
+        ("It is better {{idea better than topk : fvu @ l0=500}}.", "unsupported", "No record reaches L0 500"),
     ],
 )
 def test_comparisons(check, sentence, status, reason):
@@ -60,9 +63,46 @@ def test_comparisons(check, sentence, status, reason):
 
 
 def test_words_against_the_direction_are_refuted_though_the_comparison_holds(check):
-    report = check("It has a higher FVU {{idea < topk : fvu}}.")
-    assert one(report, status="supported")
-    assert "the sentence says higher, the binding says lower fvu" in one(report, status="refuted").reason
+    [found] = check("It has a higher FVU {{idea < topk : fvu}}.").outcomes
+    assert (found.status, found.reason) == ("refuted", "the sentence says higher, the binding says lower fvu")
+
+
+def test_an_annotation_with_two_faults_is_one_finding_that_tells_both(check):
+    [found] = check("It has a higher FVU {{twin < topk : fvu}}.").outcomes
+    assert found.status == "refuted"
+    assert found.reason.startswith("the sentence says higher, the binding says lower fvu; within noise: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("It is {{nonsense}} here.", "'nonsense' is no reference: write RECORD/FIELD"),
+        ("It is 0.912 {{= topk}} here.", "'topk' is no reference"),
+        ("FVU is low {{= topk/l0=32/fvu}}.", "a number does not stand there"),
+        ("It is 0.3 {{= range */fvu}}.", "two numbers such as 0.08–0.24 does not stand there"),
+        ("It is {{single/fvu:xyz}}.", "'xyz' is no format of a number"),
+        ("It is better {{idea ? topk : fvu}}.", "is no comparison"),
+    ],
+)
+def test_an_annotation_that_is_none_is_one_finding_and_the_others_are_checked(check, text, told):
+    first, other = check(f"{text} Then 0.31 {{{{= topk/l0=32/fvu}}}}.").outcomes
+    assert (first.status, other.status) == ("unresolved", "refuted")
+    assert told in first.reason
+
+
+def test_what_is_no_annotation_stays_in_the_text(check):
+    text = "It is {{nonsense}} and {{= topk/fvu}} here."
+    assert check(text).filled == text
+
+
+def test_a_record_far_from_what_was_written_is_not_suggested(check):
+    assert one(check("It is {{nope/fvu}}."), kind="fill").reason == "no record nope"
+
+
+def test_a_finding_quotes_its_own_sentence_where_the_next_begins_with_a_small_letter(check):
+    text = "topk has 0.31 {{= topk/l0=32/fvu}} here.\nidea is at 0.23 {{= idea/l0=32/fvu}}. topk is better."
+    found = check(text).outcomes
+    assert [o.sentence for o in found] == ["topk has 0.31 here.", "idea is at 0.23.", "topk is better."]
 
 
 def test_unbound_numbers_and_claims_are_told_with_where_the_number_could_be_from(check):
@@ -109,16 +149,11 @@ def test_what_cannot_be_filled_stays_as_it_is(check):
     text = "It is {{idea/fvu}}, {{single/fvu:±}} and {{nobody/fvu}}."
     report = check(text)
     assert report.filled == text
-    assert [o.status for o in report.outcomes] == ["unsupported"] * 3
+    assert [o.status for o in report.outcomes] == ["unresolved", "unsupported", "unresolved"]
 
 
 def test_a_binding_on_a_line_of_its_own_leaves_no_gap(check):
     assert check("It is lower\n{{idea < topk : fvu}}.").filled == "It is lower."
-
-
-def test_a_format_that_is_none_is_refused(check):
-    with pytest.raises(ConfigError, match=r"line 1: 'xyz' is no format of a number"):
-        check("It is {{single/fvu:xyz}}.")
 
 
 def test_a_tainted_number_bears_nothing(factory, tmp_path):
