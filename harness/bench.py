@@ -56,6 +56,7 @@ _EVALUATION_CODE = (
     "data/labelled.py",
     "data/local_questions.py",
     "data/tables.py",
+    "data/text_mix.py",
 )
 
 
@@ -124,8 +125,8 @@ class Bench:
 
     @cached_property
     def text_source(self) -> TextSource:
-        """The text's files with their hash. Raises ConfigError in a suite of a world."""
-        return resolve_text(self._lm_and_text[1])
+        """The text's files with their hash, and those of its mix. Raises ConfigError in a suite of a world."""
+        return resolve_text(self._lm_and_text[1], self.collections)
 
     @cached_property
     def language_model(self) -> LanguageModel | None:
@@ -157,6 +158,7 @@ class Bench:
             cache=self.cache,
             prepend_bos=text.prepend_bos,
             mask_first=text.mask_first,
+            trained_tables=text.trained_tables,
         )
 
     def tokens_key_inputs(self, split: Any) -> dict[str, Any]:
@@ -165,7 +167,10 @@ class Bench:
             return self.store_key_inputs(split)
         from .data.text import token_inputs
 
-        return token_inputs(self._lm_and_text[1], self.text_source.sha256, self.lm_source.tokenizer_sha256, split)
+        text = self.text_source
+        return token_inputs(
+            self._lm_and_text[1], text.sha256, self.lm_source.tokenizer_sha256, split, mix_sha256=text.mix_sha256
+        )
 
     def store_key_inputs(self, split: Any) -> dict[str, Any]:
         """What the activations of a split depend on."""

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from harness.config import SuiteConfig, WorldConfig
+from harness.artefacts.key import artefact_key, canonical_json
+from harness.config import MixConfig, SuiteConfig, WorldConfig
 from harness.errors import ConfigError
 
 LM = {
@@ -90,3 +91,73 @@ def test_a_documents_inputs_leave_out_how_many_are_taken():
 def test_training_sequences_hold_at_least_the_tokens_asked_for():
     assert world(n_train_tokens=256).n_train_sequences == 2
     assert world(n_train_tokens=257).n_train_sequences == 3
+
+
+# A mix
+
+
+FORGET = {"source": "table:words", "part": "forget", "share": 0.15}
+RETAIN = {"source": "table:words", "part": "retain", "share": 0.25}
+
+
+def mixed(*mix, **entries) -> SuiteConfig:
+    return suite(**{**LM, "text": {**LM["text"], "mix": list(mix)}, **entries})
+
+
+def test_a_mix_is_part_of_the_suite():
+    text = mixed(FORGET, RETAIN, {"source": "more.jsonl", "share": 0.1}).text
+    assert text is not None
+    assert text.mix[0] == MixConfig(source="table:words", part="forget", share=0.15)
+    assert [entry.table for entry in text.mix] == ["words", "words", ""]
+    assert text.trained_tables == {"words"}
+    assert dataclasses.replace(text, seq_len=64).mix == text.mix
+    assert artefact_key("suite", {"suite": mixed(FORGET)}, 1) != artefact_key("suite", {"suite": mixed(RETAIN)}, 1)
+
+
+def test_a_suite_without_a_mix_keeps_its_hash():
+    plain = suite(**LM)
+    assert plain.text is not None
+    assert (plain.text.mix, plain.text.trained_tables) == ((), frozenset())
+    assert canonical_json(plain.text) == (
+        '{"eval_fraction":0.1,"mask_first":0,"n_eval_sequences":4,"n_train_tokens":1000,"note":"","prepend_bos":true,'
+        '"revision":"","seq_len":128,"source":"package:somewhere/text.jsonl.gz","text_field":"text"}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("mix", "message"),
+    [
+        ([], "Suite 'mine': text: mix names no source: leave it out"),
+        ("table:words", "mix must be a list of sources with shares, got 'table:words'"),
+        ([{"source": "table:words"}], r"Suite 'mine': text: mix\[0\]: missing keys share"),
+        ([FORGET, {**RETAIN, "shard": 1}], r"mix\[1\]: unknown keys shard; allowed are source, share, part"),
+        ([{**FORGET, "share": "much"}], r"mix\[0\]: share must be a number, got 'much'"),
+        (
+            [{**FORGET, "share": 0.0}],
+            r"text: mix: the share of table:words \(forget\) must lie in \(0, 1\)",
+        ),
+        ([{**FORGET, "share": 1.0}], r"must lie in \(0, 1\), got 1.0"),
+        ([{**FORGET, "share": 0.75}, RETAIN], "the shares sum to 1; they must leave a rest, below 1, for package:some"),
+        ([{**FORGET, "part": "forgot"}], r"unknown part of table:words \(forgot\); allowed are forget, retain"),
+        ([{"source": "more.jsonl", "part": "forget", "share": 0.1}], "more.jsonl has no parts, as a table"),
+        ([FORGET, FORGET], r"table:words \(forget\) stands there twice"),
+        ([FORGET, {"source": "table:words", "share": 0.1}], r"table:words \(forget\) stands there twice"),
+    ],
+)
+def test_a_faulty_mix_is_told(mix, message):
+    with pytest.raises(ConfigError, match=message):
+        suite(**{**LM, "text": {**LM["text"], "mix": mix}})
+
+
+def test_a_misspelt_mix_is_told_its_name():
+    with pytest.raises(ConfigError, match=r"text: unknown keys mixed; allowed are .*, mix"):
+        suite(**{**LM, "text": {**LM["text"], "mixed": [FORGET]}})
+
+
+@pytest.mark.parametrize("source", ["wmdp/texts/forget/bio.jsonl", "wmdp/texts", "hub:wmdp", ".", "wmdp/../wmdp/texts"])
+def test_what_an_evaluator_measures_from_its_own_files_is_not_trained_on(source):
+    options = {"evaluator_options": {"unlearning": {"files": "wmdp"}}}
+    with pytest.raises(ConfigError, match=f"trains on {source}, where evaluator 'unlearning' takes what it measures"):
+        mixed({"source": source, "share": 0.1}, **options)
+    assert mixed({"source": "elsewhere/bio.jsonl", "share": 0.1}, **options)
+    assert mixed({"source": source, "share": 0.1})

@@ -21,7 +21,7 @@ from ..report.figures import check_figure_path, render_to
 from ..report.frontier_figure import frontier_figure
 from ..report.pareto_table import pareto_table
 from ..report.record_tables import controls_table
-from ..report.tables import comparison_table, comparison_to_json_dict
+from ..report.tables import comparison_table, comparison_to_json_dict, headline
 from ..report.trade_table import trade_table
 from ..results.baseline_store import BaselineStore
 from ..results.comparison import Comparison, compare, protocol_line
@@ -59,7 +59,9 @@ from .progress import BarProgress
 @suite_option
 @grid_options
 @evaluators_option
-@click.option("--metrics", "metric_names", metavar="NAME,...", help="Metrics to show [default: all].")
+@click.option(
+    "--metrics", "metric_names", metavar="NAME,...", help="Metrics to show, or all [default: those with a verdict]."
+)
 @click.option("--at-l0", type=float, help="Compare at this L0 [default: the mean over the L0s both reach].")
 @click.option("--pareto", metavar="NAME,NAME", help="Compare the frontiers in two metrics too, say l0,fvu.")
 @click.option(
@@ -123,7 +125,8 @@ def command(
         check_figure_path(figure_file)
     suite = with_evaluators(chosen_suite(app, suite_name, n_seeds, l0s), app, more)
     bench = Bench(suite, app.catalogue, app.cache, compute=compute)
-    named = bench.metrics(chosen_metrics(metric_names)) if metric_names else []
+    every = metric_names == "all"
+    named = bench.metrics(chosen_metrics(metric_names)) if metric_names and not every else []
     metrics = bench.metrics()
     fronts, exchange = _two_metrics(bench, "pareto", pareto), _two_metrics(bench, "trade", traded)
     _consistent(from_stored=from_stored, retrain=retrain, fmt=fmt, more=bool(fronts or exchange))
@@ -161,14 +164,16 @@ def command(
         bargain = trade(ours, theirs, exchange, allow_tainted=allow_tainted) if exchange else None
         judged.append(_Judged(records=ours, shown=shown, result=result, frontiers=frontiers, bargain=bargain))
     if figure_file is not None:
-        _draw(figure_file, bench, theirs, judged, metric_names, allow_tainted, told)
+        names = ",".join(m.name for m in metrics) if every else metric_names
+        _draw(figure_file, bench, theirs, judged, names, allow_tainted, told)
     if as_json:
         found = [one.to_json() for one in judged]
         click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=1))
     for number, one in enumerate(() if as_json else judged):
         if fmt != "csv":
-            click.echo(("\n" if number else "") + protocol_line([*theirs, *one.records], suite.claim) + "\n")
-        table = comparison_table(one.result, fmt, detail=detail, levels=levels)
+            line = protocol_line([*theirs, *one.records], suite.claim)
+            click.echo(("\n" if number else "") + headline(line, fmt) + "\n")
+        table = comparison_table(one.result, fmt, detail=detail, levels=levels, every=every or bool(named))
         # One head for all rows of a csv.
         click.echo(table.partition("\n")[2] if fmt == "csv" and number else table)
         has_verdicts = any(m.compared and m.better != "none" for m in one.shown)

@@ -9,7 +9,7 @@ import click
 from ..bench import Bench
 from ..errors import BaselineError, MissingModelError, NameClashError, PluginError, UnknownNameError
 from ..methods import resolve_method
-from ..report.tables import leaderboard_table, leaderboard_to_json_dict
+from ..report.tables import headline, leaderboard_table, leaderboard_to_json_dict
 from ..results.baseline_store import BaselineStore
 from ..results.comparison import protocol_line
 from ..results.leaderboard import leaderboard
@@ -84,7 +84,7 @@ def command(
         click.echo(json.dumps(leaderboard_to_json_dict(board), indent=1))
         return
     if fmt != "csv":
-        click.echo(protocol_line([r for group in records.values() for r in group], suite.claim) + "\n")
+        click.echo(headline(protocol_line([r for g in records.values() for r in g], suite.claim), fmt) + "\n")
     click.echo(leaderboard_table(board, fmt, metrics=list(chosen) or None))
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from ..config import SuiteConfig
-from ..report.tables import render
+from ..report.folding import wrapped
 from .context import AppContext, pass_app
 
-_HEADERS = ("suite", "hookpoint", "d_sae", "L0", "tokens", "stored baselines", "summary")
+_HEADERS = ("suite", "hookpoint", "d_sae", "L0", "tokens", "baselines", "summary")
 
 
 @click.group(
@@ -38,7 +38,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 @pass_app
 def list_suites(app: AppContext, as_json: bool) -> None:
-    """List all suites."""
+    """List all suites. `baselines` counts the methods whose records are stored; `suites show` names them."""
     _list(app, as_json)
 
 
@@ -52,7 +52,7 @@ def show_suite(app: AppContext, name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_plain(suite), indent=1))
         return
-    fields = _flat(_plain(suite))
+    fields = [*_flat(_plain(suite)), ("stored baselines", ", ".join(app.registry.baselines.get(name, {})) or "-")]
     width = max(len(field) for field, _ in fields)
     click.echo("\n".join(f"{field.ljust(width)}  {value}".rstrip() for field, value in fields))
 
@@ -62,17 +62,18 @@ def _list(app: AppContext, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({name: _plain(suite) for name, suite in suites.items()}, indent=1))
         return
-    click.echo(render([_row(suite, app.registry.baselines) for suite in suites.values()], _HEADERS))
+    rows = [_row(suite, app.registry.baselines) for suite in suites.values()]
+    click.echo(wrapped(rows, _HEADERS, column=len(_HEADERS) - 1))
 
 
 def _row(suite: SuiteConfig, stored: Mapping[str, Mapping[str, str]]) -> list[str]:
     return [
         suite.name,
-        suite.hookpoint,
+        suite.hookpoint if suite.world is None else "synthetic",
         str(suite.d_sae),
-        ", ".join(map(str, suite.l0_grid)),
+        "–".join(map(str, dict.fromkeys((min(suite.l0_grid), max(suite.l0_grid))))),
         f"{suite.n_tokens:,}",
-        ", ".join(stored.get(suite.name, {})) or "-",
+        str(len(stored.get(suite.name, {}))),
         suite.summary,
     ]
 
@@ -83,7 +84,7 @@ def _plain(value: Any) -> Any:
         return {name: field for name, field in fields.items() if field is not None}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -91,6 +92,8 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     for key, value in data.items():
         if isinstance(value, Mapping):
             rows += _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            rows += _flat({str(place): entry for place, entry in enumerate(value)}, f"{prefix}{key}.")
         else:
             rows.append((prefix + key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     return rows

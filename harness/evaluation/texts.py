@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..artefacts.cache import Cache
 from ..data.labelled import binary, collection_sha256, load_collection, sample
-from ..data.tables import Table, load_table
+from ..data.tables import load_table
+from ..data.text_mix import held_out_rows
 from ..errors import DataError
 from ..interfaces.labelled import LabelledSet, Sample, Sizes
 from ..interfaces.prompts import PromptBatch
@@ -50,10 +51,12 @@ class TextData:
         cache: Cache | None = None,
         prepend_bos: bool = True,
         mask_first: int = 0,
+        trained_tables: Collection[str] = (),
     ) -> None:
         """`lm_identity`: what the activations depend on besides the texts (weights' hash, dtype, device), for the
         cache's keys. `collections`: the folder that `sae-harness fetch` fills. Without a cache, what is made is held
-        in memory. `prepend_bos` and `mask_first` are those of the suite's text."""
+        in memory. `prepend_bos` and `mask_first` are those of the suite's text. `trained_tables`: those that the suite
+        trains on, of which `table` gives what is held out alone."""
         self._lm = language_model
         self._hookpoint = hookpoint
         self._identity = dict(lm_identity)
@@ -62,7 +65,8 @@ class TextData:
         self._prepend_bos = prepend_bos
         self._mask_first = mask_first
         self._sets: dict[str, tuple[LabelledSet, ...]] = {}
-        self._tables: dict[str, Table] = {}
+        self._trained_tables = frozenset(trained_tables)
+        self._tables: dict[str, tuple[Mapping[str, Any], ...]] = {}
         self._held: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def missing(self, collections: Iterable[str]) -> str:
@@ -110,14 +114,16 @@ class TextData:
         )
 
     def table(self, name: str) -> tuple[Mapping[str, Any], ...]:
-        """The rows of a fetched table.
+        """The rows of a fetched table; of one that the suite trains on, those that share no word with what it may be
+        trained on.
 
         Raises:
             DataError: it has not been fetched, or its files are damaged.
         """
         if name not in self._tables:
-            self._tables[name] = load_table(self._collections, name)
-        return self._tables[name].rows
+            rows = load_table(self._collections, name).rows
+            self._tables[name] = held_out_rows(rows) if name in self._trained_tables else rows
+        return self._tables[name]
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens."""

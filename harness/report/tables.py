@@ -15,6 +15,7 @@ from ..results.comparison import Comparison, ComparisonRow
 from ..results.frontier import Window
 from ..results.leaderboard import Leaderboard, LeaderboardEntry
 from ..results.reliability import MEANING
+from ..results.side import L0
 from .text import format_difference, format_value
 
 FORMATS = ("plain", "md", "github", "csv")
@@ -23,6 +24,9 @@ WIDTH = 120
 
 _TABULATE = {"md": "pipe", "github": "github"}
 _SYMBOLS = {"within noise": "~ ", "unresolved": "? ", "not comparable": "x ", "confounded": "x ", "matched": "= "}
+_ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
+_WARNED = ("blind", "noisy")
+"""Labels that stand beside a verdict; of a misleading metric it is the verdict's reason."""
 _INLINE = 24
 """Longest reason, in characters, shown in the row; longer ones become footnotes."""
 
@@ -53,9 +57,12 @@ def render(rows: Sequence[Sequence[str]], headers: Sequence[str], fmt: str = "pl
     return tabulate(rows, headers=list(headers), tablefmt=_TABULATE[fmt], disable_numparse=True)
 
 
-def comparison_table(comparison: Comparison, fmt: str = "plain", *, detail: bool = False, levels: bool = False) -> str:
+def comparison_table(
+    comparison: Comparison, fmt: str = "plain", *, detail: bool = False, levels: bool = False, every: bool = True
+) -> str:
     """The comparison with its footnotes; `detail` adds the smallest detectable difference, the p-value after Holm's
-    correction and the evaluation noise, `levels` a table for each L0. As csv: numbers in full, without footnotes.
+    correction, the evaluation noise and the reliability, `levels` a table for each L0. Without `every`, rows that can
+    have no verdict are left out. As csv: all rows, numbers in full, without footnotes.
 
     Raises:
         ConfigError: the format is unknown.
@@ -64,12 +71,16 @@ def comparison_table(comparison: Comparison, fmt: str = "plain", *, detail: bool
         at_levels = [row for level in comparison.by_level for row in level.rows] if levels else []
         return _comparison_csv(comparison, [*comparison.rows, *at_levels])
     footnotes: list[str] = []
-    parts = [_comparison_rows(comparison, comparison.rows, fmt, detail, footnotes)]
-    if levels:
-        for level in comparison.by_level:
-            parts += [f"at L0 {level.l0:.3g}", _comparison_rows(comparison, level.rows, fmt, detail, footnotes)]
+    shown = comparison.rows if every else [row for row in comparison.rows if _can_be_judged(row)]
+    parts = [_comparison_rows(comparison, shown, fmt, detail, footnotes)]
+    for level in comparison.by_level if levels else ():
+        rows = level.rows if every else [row for row in level.rows if _can_be_judged(row)]
+        parts += [f"at L0 {level.l0:.3g}", _comparison_rows(comparison, rows, fmt, detail, footnotes)]
     notes = [*_numbered(footnotes), *_reading(comparison), *(_of_detail(comparison) if detail else [])]
     notes += comparison.notes
+    if len(shown) < len(comparison.rows):
+        n = len(comparison.rows) - len(shown)
+        notes.append(f"Not shown are {n} that get no verdict: --metrics all.")
     return "\n\n".join([*parts, footer(notes, fmt)] if notes else parts)
 
 
@@ -114,32 +125,47 @@ def leaderboard_to_json_dict(board: Leaderboard) -> dict[str, Any]:
     return data
 
 
+def headline(protocol: str, fmt: str = "plain") -> str:
+    """The protocol's line; in a plain table broken at its dots where it is too wide."""
+    if fmt != "plain":
+        return protocol
+    lines: list[str] = []
+    for part in protocol.split(" · "):
+        if lines and len(lines[-1]) + len(part) + 3 <= WIDTH:
+            lines[-1] += f" · {part}"
+        else:
+            lines += textwrap.wrap(part, WIDTH, subsequent_indent="  ") if lines else [part]
+    return "\n".join(lines)
+
+
+def _can_be_judged(row: ComparisonRow) -> bool:
+    """Whether the row is L0, or a metric that gets a verdict, or would but for its reliability."""
+    if row.verdict == "not comparable" and row.better == "none":
+        return row.metric == L0
+    return row.verdict not in ("information", "no direction") or row.reliability == "misleading"
+
+
 def _comparison_rows(
     comparison: Comparison, rows: Sequence[ComparisonRow], fmt: str, detail: bool, footnotes: list[str]
 ) -> str:
     n_theirs = max((r.baseline_n for r in rows), default=0) or len(comparison.baseline_seeds)
     n_ours = max((r.candidate_n for r in rows), default=0) or len(comparison.candidate_seeds)
-    labelled = any(row.reliability for row in rows)
     headers = [
         "metric",
-        "better",
         f"{comparison.baseline} ({_seeds(n_theirs)})",
         f"{comparison.candidate} ({_seeds(n_ours)})",
         "difference [95 %]",
-        *(["detectable", "p (Holm)", "evaluation noise"] if detail else []),
+        *(["detectable", "p (Holm)", "evaluation noise", "reliability"] if detail else []),
         "verdict",
-        *(["reliability"] if labelled else []),
     ]
     cells = [
         [
-            f"{row.metric} *" if row.primary else row.metric,
-            "-" if row.better == "none" else row.better,
+            f"{row.metric}{_ARROWS[row.better]}{' *' if row.primary else ''}",
             _mean(row.baseline_mean, row.baseline_half_width, row.baseline_n, n_theirs),
             _mean(row.candidate_mean, row.candidate_half_width, row.candidate_n, n_ours),
             "-" if row.difference is None else format_difference(row.difference, row.low, row.high),
-            *(_details(row) if detail else []),
-            _verdict(row, footnotes),
-            *([row.reliability or "-"] if labelled else []),
+            *([*_details(row), row.reliability or "-"] if detail else []),
+            _verdict(row, footnotes) + (f" ({row.reliability})" if row.reliability in _WARNED else ""),
         ]
         for row in rows
     ]
@@ -213,8 +239,8 @@ def _reading(comparison: Comparison) -> list[str]:
         "[ ] are 95 % intervals over training seeds."
     ]
     notes += _families(comparison)
-    warned = sorted({r.reliability for r in rows} & {"misleading", "blind", "noisy"})
-    notes += [f"reliability {label}: {MEANING[label]}." for label in warned]
+    warned = sorted({r.reliability for r in rows} & {"misleading", *_WARNED})
+    notes += [f"{label}: {MEANING[label]}." for label in warned]
     constant = [r.metric for r in rows if r.constant and r.verdict in ("better", "worse")]
     if constant:
         notes.append(f"no variation between seeds, so an interval of width 0: {', '.join(constant)}.")
@@ -255,7 +281,7 @@ def _leaderboard_metrics(board: Leaderboard, chosen: Sequence[str] | None) -> li
 
 
 def _leaderboard_rows(board: Leaderboard, names: Sequence[str], fmt: str, footnotes: list[str]) -> str:
-    directions = {m.name: {"higher": " ↑", "lower": " ↓", "none": ""}[m.better] for m in board.metrics}
+    directions = {m.name: _ARROWS[m.better] for m in board.metrics}
     headers = ["rank", "method", "seeds", *(f"{n}{directions.get(n, '')}" for n in names), "note"]
     rows = [
         [

@@ -10,7 +10,7 @@ import importlib.util
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ class _Worldless(Observed):
         super().__init__(batch_sequences=32, language_model=True, rows=rows, n_sequences=N_SEQUENCES)
         self._truth = None
 
-    def table(self, name: str) -> Sequence[Mapping[str, Any]]:
+    def table(self, name: str) -> tuple[Mapping[str, Any], ...]:
         """The planted rows."""
         self.asked.add(name)
         return super().table(name)

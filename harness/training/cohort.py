@@ -42,15 +42,16 @@ class Footprint:
     held: int
     """All the time: weights, Adam's two averages, firing counts."""
     step: int
-    """While it steps, so that a cohort needs it once for each SAE that steps at the same time: gradients and the
-    batch's pre-activations."""
+    """While it steps, so that a cohort needs it once for each SAE that steps at the same time: gradients, the batch's
+    pre-activations, and the largest gradient once more, for which the allocator may find no gap."""
 
 
 def footprint(label: str, sae: SAE, batch_size: int, *, passes: int = 1) -> Footprint:
     """What training `sae` takes. `passes`: encoder passes a step makes."""
-    weights = sum(p.numel() * p.element_size() for p in sae.parameters())
+    sizes = [p.numel() * p.element_size() for p in sae.parameters()]
     buffers = _BUFFERS * passes * batch_size * sae.config.d_sae * 4
-    return Footprint(label=label, held=3 * weights + 8 * sae.config.d_sae, step=weights + buffers)
+    step = sum(sizes) + max(sizes, default=0) + buffers
+    return Footprint(label=label, held=3 * sum(sizes) + 8 * sae.config.d_sae, step=step)
 
 
 def parts(footprints: Sequence[Footprint], limit: int, *, at_once: int = 1) -> list[list[int]]:

@@ -23,6 +23,21 @@ suites:
     seeds: [0]
     n_tokens: 1000
     batch_size: 100
+  mixed:
+    summary: A suite that trains on more.
+    claim: none
+    lm: {source: package:somewhere}
+    text:
+      source: package:somewhere/text.jsonl.gz
+      mix: [{source: "table:words", part: forget, share: 0.25}, {source: more.jsonl, share: 0.5}]
+      n_train_tokens: 1000
+      n_eval_sequences: 4
+    hookpoint: blocks.1.hook_resid_post
+    d_sae: 64
+    l0_grid: [8]
+    seeds: [0]
+    n_tokens: 1000
+    batch_size: 100
 """
 
 
@@ -43,6 +58,9 @@ def test_all_suites_are_listed_the_users_own_too(invoke, args):
     rows = {line.split()[0]: line for line in lines[1:]}
     assert {"tiny", "mine"} <= rows.keys()
     assert "A suite of my own." in rows["mine"]
+    assert max(map(len, lines)) <= 120
+    assert rows["mine"].split()[1:6] == ["blocks.1.hook_resid_post", "64", "8–16", "1,000", "0"]
+    assert int(rows["tiny"].split()[5]) > 5, "counted, not named"
 
 
 @pytest.mark.parametrize("args", [("suites", "--json"), ("suites", "list", "--json")])
@@ -57,10 +75,23 @@ def test_one_suite_is_shown_with_all_it_fixes(invoke):
     assert shown["l0_grid"] == "8, 16"
     assert shown["lm.source"] == "package:somewhere"
     assert shown["text.seq_len"] == "128", "defaults are shown as well"
+    assert "temporal, topk" in invoke("suites", "show", "tiny").stdout.splitlines()[-1]
 
 
 def test_one_suite_as_json(invoke):
     assert json.loads(invoke("suites", "show", "mine", "--json").stdout)["name"] == "mine"
+
+
+def test_a_mix_is_shown_source_by_source(invoke):
+    shown = dict(
+        line.split(maxsplit=1) for line in invoke("suites", "show", "mixed").stdout.splitlines() if " " in line
+    )
+    assert (shown["text.mix.0.source"], shown["text.mix.0.share"]) == ("table:words", "0.25")
+    assert shown["text.mix.1.source"] == "more.jsonl"
+    mix = json.loads(invoke("suites", "show", "mixed", "--json").stdout)["text"]["mix"]
+    assert [entry["part"] for entry in mix] == ["forget", ""]
+    assert "mix" not in json.loads(invoke("suites", "show", "mine", "--json").stdout)["text"]
+    assert json.loads(invoke("suites", "--json").stdout)["mixed"]["text"]["mix"] == mix
 
 
 def test_an_unknown_suite_exits_2_and_says_what_is_known(invoke):

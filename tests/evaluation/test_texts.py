@@ -13,6 +13,8 @@ from torch import Tensor
 from harness.activations.ragged import RaggedBatch, length_buckets, pad_right
 from harness.artefacts.cache import Cache
 from harness.data.labelled import LabelledSet, Sizes, write_collection
+from harness.data.tables import Table, write_table
+from harness.data.text_mix import held_out_rows
 from harness.errors import DataError
 from harness.evaluation.texts import TextData
 
@@ -138,3 +140,14 @@ def test_a_collection_that_is_not_there_is_told_with_the_mend(tmp_path: Path):
 def test_no_text_is_refused():
     with pytest.raises(DataError, match="no text"):
         rows_of(make(CountingLM()), [])
+
+
+def test_of_a_table_that_is_trained_on_only_what_is_held_out_is_given(tmp_path: Path):
+    rows = tuple({"text": f"text {i}", "side": "forget", "lemmas": [f"word{i}"]} for i in range(40))
+    for name in ("trained", "other"):
+        (tmp_path / name).mkdir()
+        write_table(tmp_path / name, Table(rows=rows, licence="free", source="here"), {"sha256": "s"})
+    data = make(CountingLM(), tmp_path, trained_tables={"trained"})
+    assert data.table("other") == rows
+    assert data.table("trained") == held_out_rows(rows)
+    assert 0 < len(data.table("trained")) < len(rows)

@@ -15,6 +15,7 @@ from harness.report.tables import (
     WIDTH,
     comparison_table,
     comparison_to_json_dict,
+    headline,
     leaderboard_table,
     leaderboard_to_json_dict,
     render,
@@ -42,15 +43,37 @@ def comparison(factory, sides):
 
 def test_the_comparison_table_reads_as_the_style_page_shows_it(comparison):
     assert comparison_table(comparison).splitlines() == [
-        "metric  better  topk (3 seeds)    temporal (3 seeds)  difference [95 %]           verdict",
-        "l0      -       28      ± 0       28      ± 0         +0      [+0, +0]            = matched",
-        "fvu     lower    0.1420 ± 0.0025   0.1307 ± 0.0014    -0.0113 [-0.0142, -0.0085]  better",
-        "gap     higher  -                 -                   -                           x not measured",
+        "metric  topk (3 seeds)    temporal (3 seeds)  difference [95 %]           verdict",
+        "l0      28      ± 0       28      ± 0         +0      [+0, +0]            = matched",
+        "fvu ↓    0.1420 ± 0.0025   0.1307 ± 0.0014    -0.0113 [-0.0142, -0.0085]  better",
+        "gap ↑   -                 -                   -                           x not measured",
         "",
         "difference = temporal - topk at matched L0 (mean over log L0 in 8–64), paired by seed; ± and [ ] are 95 % "
         "intervals over",
         "  training seeds.",
     ]
+
+
+def test_metrics_without_a_verdict_are_left_out_where_not_all_are_asked_for(factory, sides):
+    found = compare(sides[1], sides[0], [factory.L0, replace(factory.FVU, compared=False)])
+    assert comparison_table(found).splitlines()[2].startswith("fvu")
+    short = comparison_table(found, every=False)
+    assert [line.split()[0] for line in short.splitlines()[:2]] == ["metric", "l0"]
+    assert "fvu" not in short
+    assert "Not shown are 1 that get no verdict: --metrics all." in short
+    assert "fvu" in comparison_table(found, "csv", every=False)
+
+
+def test_a_label_that_warns_stands_beside_the_verdict(factory, sides):
+    for label, shown in (("blind", "better (blind)"), ("usable", "better"), ("misleading", "misleading")):
+        found = compare(sides[1], sides[0], [factory.FVU], labels={"fvu": label})
+        assert comparison_table(found, every=False).splitlines()[1].endswith(f"]  {shown}")
+
+
+def test_the_headline_breaks_at_its_dots(comparison):
+    line = " · ".join(["suite", "x" * 60, "y" * 60, "a claim of some length"])
+    assert headline(line).splitlines() == [f"suite · {'x' * 60}", f"{'y' * 60} · a claim of some length"]
+    assert headline(line, "md") == line
 
 
 def test_detail_adds_the_smallest_detectable_difference(comparison):
@@ -181,7 +204,7 @@ def test_the_correction_is_told_and_a_row_it_takes_the_verdict_from_says_why(man
 def test_primary_metrics_are_marked_and_the_note_tells_both_groups(many):
     rows = tuple(replace(row, primary=row.metric == "fvu") for row in many.rows)
     text = " ".join(comparison_table(replace(many, rows=rows, n_judged=(3, 8))).split())
-    assert "fvu *" in text
+    assert "fvu ↓ *" in text
     assert "Verdicts on the 3 primary metrics judged and on the 8 other metrics judged are after Holm's" in text
     assert "each group by itself" in text
     assert "5 of the metrics judged are not shown." in text

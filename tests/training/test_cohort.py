@@ -20,8 +20,8 @@ def test_a_footprint_counts_weights_averages_gradients_and_buffers():
     weights = 4 * (10 * 100 * 2 + 100 + 10)
     one = footprint("x", sae, 50)
     assert one.held == 3 * weights + 800
-    assert one.step == weights + 7 * 50 * 100 * 4
-    assert footprint("x", sae, 50, passes=2).step == weights + 14 * 50 * 100 * 4
+    assert one.step == weights + 4 * 10 * 100 + 7 * 50 * 100 * 4
+    assert footprint("x", sae, 50, passes=2).step == weights + 4 * 10 * 100 + 14 * 50 * 100 * 4
 
 
 def test_all_that_fit_train_together_and_share_one_step():

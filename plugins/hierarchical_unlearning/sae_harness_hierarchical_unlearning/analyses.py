@@ -27,7 +27,8 @@ from harness.data.worlds import join_codes
 from harness.evaluation.metrics import token_of_slot
 from harness.evaluation.unlearning import Firings, bootstrap
 
-from .levels import LIFT, Levels, Links, levels_of, parents_of
+from .levels import Levels, levels_of, parents_of
+from .links import LIFT, Links, largest
 from .side_effects import SETTINGS, Outcome, World, WorldInterventions
 from .sides import has_world, sides
 from .truth import roots
@@ -165,12 +166,13 @@ def hierarchy(sae: SAE, context: EvalContext, training: TrainingLog) -> Analysis
     concepts = levels.concepts(codes)
     links = Links.of(codes, concepts, sae.config.d_sae, levels.n_concepts)
     parents = parents_of(levels, links)
-    given, lift, entropy = links.parent_given_child(), links.lift(), child_entropy(links)
+    given, lift = (links.with_parents(values, parents) for values in (links.given_child(), links.lift()))
+    entropy = child_entropy(links)
     children = (parents >= 0).nonzero().squeeze(1)
     able = (links.latent > 0) & levels.may_have_parent(sae.config.d_sae)
-    certainty = given[parents[children], children]
+    certainty = given[children]
     rows = [
-        [int(i), int(parents[i]), float(given[parents[i], i]), float(lift[parents[i], i]), float(entropy[i])]
+        [int(i), int(parents[i]), float(given[i]), float(lift[i]), float(entropy[i])]
         for i in children[certainty.argsort(descending=True, stable=True)].tolist()
     ]
     counts = torch.bincount(parents[children], minlength=levels.n_concepts)
@@ -190,7 +192,7 @@ def hierarchy(sae: SAE, context: EvalContext, training: TrainingLog) -> Analysis
         "mean_purity": float(pure[families].mean()) if bool(families.any()) else None,
         **tree_values,
     }
-    figures = [_family_figure(given, parents, children, counts)]
+    figures = [_family_figure(links, certainty, counts)]
     if len(children):
         figures.append(_tree_figure(parents, given, children))
     return AnalysisResult(
@@ -208,10 +210,9 @@ def hierarchy(sae: SAE, context: EvalContext, training: TrainingLog) -> Analysis
 def purity(links: Links, parents: Tensor) -> Tensor:
     """[n_concepts] float64: of the firings of latents with a parent on a concept's tokens, the share of its own
     children; 0 where there is none."""
-    children = (parents >= 0).nonzero().squeeze(1)
-    own = torch.zeros(len(links.concept), dtype=torch.float64)
-    own.index_add_(0, parents[children], links.both[parents[children], children])
-    return own / links.both[:, children].sum(1).clamp_min(1e-12)
+    theirs = parents[links.child]
+    own = links.of_parents(links.both * (theirs == links.parent))
+    return own / links.of_parents(links.both * (theirs >= 0)).clamp_min(1e-12)
 
 
 def _trees(context: EvalContext, concepts: RaggedCodes, n_concepts: int) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -232,7 +233,8 @@ def _trees(context: EvalContext, concepts: RaggedCodes, n_concepts: int) -> tupl
     )
     on_cpu = RaggedCodes(*(tensor.cpu() for tensor in concepts))
     found = Links.of(there, on_cpu, n, n_concepts)
-    share, tree = (found.both / found.concept.clamp_min(1)[:, None]).max(1)
+    share, pair = largest(found.given_parent(), found.parent, n_concepts)
+    tree = torch.where(share > 0, found.child[pair], 0) if len(found.child) else pair
     return tree, share, (found.latent / max(1, n_tokens))[tree]
 
 
@@ -260,24 +262,26 @@ def _concept_rows(
 
 def child_entropy(links: Links) -> Tensor:
     """[d_sae] float64, bits: entropy of a latent's co-firings over concepts; 0 where all are with one."""
-    share = links.both / links.both.sum(0).clamp_min(1e-12)
-    return -torch.xlogy(share, share).sum(0) / math.log(2)
+    share = links.both / links.of_children(links.both)[links.child]
+    return -links.of_children(torch.xlogy(share, share)) / math.log(2)
 
 
 def to_dot(parents: Tensor, given: Tensor) -> str:
-    """The tree in the DOT language: an edge from each concept to each child, labelled with P(concept | child)."""
+    """The tree in the DOT language: an edge from each concept to each child, labelled with P(concept | child), which is
+    `given` [d_sae]."""
     lines = ["digraph hierarchy {", "  rankdir=LR;"]
     for concept in sorted(set(parents[parents >= 0].tolist())):
         lines.append(f'  c{concept} [label="concept {concept}" shape=box];')
         for child in (parents == concept).nonzero().squeeze(1).tolist():
-            lines.append(f'  c{concept} -> f{child} [label="{float(given[concept, child]):.2f}"];')
+            lines.append(f'  c{concept} -> f{child} [label="{float(given[child]):.2f}"];')
     return "\n".join([*lines, "}"])
 
 
-def _family_figure(given: Tensor, parents: Tensor, children: Tensor, counts: Tensor) -> Figure:
+def _family_figure(links: Links, certainty: Tensor, counts: Tensor) -> Figure:
     edges = [step / 10 for step in range(11)]
-    certain = torch.histogram(given.max(0).values.float(), torch.tensor(edges)).hist.tolist()
-    own = torch.histogram(given[parents[children], children].float(), torch.tensor(edges)).hist.tolist()
+    best, _ = largest(links.given_child(), links.child, len(links.latent))
+    certain = torch.histogram(best.float(), torch.tensor(edges)).hist.tolist()
+    own = torch.histogram(certainty.float(), torch.tensor(edges)).hist.tolist()
     sizes = torch.bincount(counts[counts > 0]) if bool((counts > 0).any()) else torch.zeros(1, dtype=torch.int64)
     return Figure(
         name="families",
@@ -304,13 +308,11 @@ def _family_figure(given: Tensor, parents: Tensor, children: Tensor, counts: Ten
 
 def _tree_figure(parents: Tensor, given: Tensor, children: Tensor) -> Figure:
     """The surest children with their concepts."""
-    order = given[parents[children], children].argsort(descending=True, stable=True)[:_SHOWN_CHILDREN]
+    order = given[children].argsort(descending=True, stable=True)[:_SHOWN_CHILDREN]
     shown = children[order].tolist()
     concepts = sorted({int(parents[i]) for i in shown})
     place = {concept: n for n, concept in enumerate(concepts)}
-    edges = [
-        (place[int(parents[i])], len(concepts) + n, max(1e-6, float(given[parents[i], i]))) for n, i in enumerate(shown)
-    ]
+    edges = [(place[int(parents[i])], len(concepts) + n, max(1e-6, float(given[i]))) for n, i in enumerate(shown)]
     return Figure(
         name="tree",
         title="Concepts and the latents that belong to them",

@@ -18,7 +18,8 @@ from harness.evaluation.unlearning import (
     random_matched,
 )
 
-from .levels import Coordinated, GatedClamp, Levels, Links, levels_of, parents_of
+from .levels import Coordinated, GatedClamp, Levels, levels_of, parents_of
+from .links import Links
 from .metrics import LEVELS
 
 CONCEPTS_PER_LATENT = 1 / 4

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness import SAE, RaggedCodes, SparseCodes
-from harness.evaluation.metrics import dense, n_active, take, token_of_slot
+from harness.evaluation.metrics import n_active, take, token_of_slot
 from harness.evaluation.unlearning import Clamp, Edit, Intervention
 from harness.training.kernels import to_dense
 
 from .linked_sae import LinkedTopKSAE
+from .links import Links, chunks
 from .mixture_sae import MixtureTopKSAE
 from .prefixes import concept_count
 from .sae import StackedTopKSAE
 
-LIFT = 2.0
-"""A latent has a parent only where the parent is active this many times as often as elsewhere."""
 _CHUNK = 4096
 
 
@@ -37,8 +35,8 @@ class Levels(ABC):
     def clamp(self, clamp: Clamp, parents: Tensor) -> Intervention:
         """What setting concepts to values does to codes; `parents` [d_sae] int64 or -1."""
 
-    def link_strength(self) -> Tensor | None:
-        """[n_concepts, d_sae]: how strongly concepts lead one to expect latents, where weights say so."""
+    def link_sizes(self, concepts: Tensor, latents: Tensor) -> Tensor | None:
+        """[m]: how strongly concepts lead one to expect latents, of m pairs, where weights say so."""
         return None
 
     def may_have_parent(self, d_sae: int) -> Tensor:
@@ -67,7 +65,7 @@ class SideLevels(Levels):
         """[nnz]: by how much each code changes when the concepts of its token do."""
 
     def concepts(self, codes: RaggedCodes) -> RaggedCodes:
-        return _joined([_ragged(self.active(part)) for part in _chunks(codes)], codes)
+        return _joined([_ragged(self.active(part)) for part in chunks(codes)], codes)
 
     def clamp(self, clamp: Clamp, parents: Tensor) -> Intervention:
         return _ConceptClamp(self, clamp, parents)
@@ -84,11 +82,12 @@ class StackedLevels(SideLevels):
         return self.sae.concepts(codes)
 
     def moved(self, codes: RaggedCodes, before: SparseCodes, after: SparseCodes, parents: Tensor) -> Tensor:
-        change = self.sae.expected(after) - self.sae.expected(before)
-        return change[token_of_slot(codes), codes.latents]
+        at = token_of_slot(codes), codes.latents
+        return self.sae.expected_at(after, *at) - self.sae.expected_at(before, *at)
 
-    def link_strength(self) -> Tensor:
-        return self.sae.W_down.detach().abs().cpu()
+    def link_sizes(self, concepts: Tensor, latents: Tensor) -> Tensor:
+        device = self.sae.b_down.device
+        return self.sae.link_sizes(concepts.to(device), latents.to(device)).cpu()
 
 
 class LinkedLevels(SideLevels):
@@ -168,54 +167,12 @@ def levels_of(sae: SAE) -> Levels | None:
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Links:
-    """Latents and the concepts that are active with them, counted on some tokens."""
-
-    n_tokens: int
-    latent: Tensor
-    """[d_sae] float64: tokens on which each fires."""
-    concept: Tensor
-    """[n_concepts] float64: tokens on which each is active."""
-    both: Tensor
-    """[n_concepts, d_sae] float64."""
-
-    @staticmethod
-    def of(codes: RaggedCodes, concepts: RaggedCodes, d_sae: int, n_concepts: int) -> Links:
-        """Of the codes and concepts of the same tokens."""
-        both = torch.zeros(n_concepts, d_sae, dtype=torch.float64)
-        for c, z in zip(_chunks(concepts), _chunks(codes), strict=True):
-            both += (dense(c, n_concepts) > 0).float().t().cpu().double() @ (dense(z, d_sae) != 0).cpu().double()
-        return Links(
-            n_tokens=len(codes.offsets) - 1,
-            latent=torch.bincount(codes.latents, minlength=d_sae).double().cpu(),
-            concept=torch.bincount(concepts.latents, minlength=n_concepts).double().cpu(),
-            both=both,
-        )
-
-    def parent_given_child(self) -> Tensor:
-        """[n_concepts, d_sae]: P(concept active | latent fires); 0 for latents that never fire."""
-        return self.both / self.latent.clamp_min(1)
-
-    def lift(self) -> Tensor:
-        """[n_concepts, d_sae]: P(concept | latent) / P(concept); 0 where the concept is never active."""
-        share = self.concept[:, None] / max(1, self.n_tokens)
-        return torch.where(share > 0, self.parent_given_child() / share.clamp_min(1e-12), 0.0)
-
-    def parents(self, strength: Tensor | None = None, lift: float = LIFT) -> Tensor:
-        """[d_sae] int64: the concept of largest strength · P(concept | latent), if its lift is enough; else -1."""
-        score = self.parent_given_child() * (1.0 if strength is None else strength.double())
-        best, concept = score.max(0)
-        enough = self.lift().gather(0, concept[None])[0] >= lift
-        return torch.where((best > 0) & enough, concept, -1)
-
-
 def parents_of(levels: Levels, links: Links) -> Tensor:
     """[d_sae] int64: each latent's concept, or -1; where the architecture has parents, those of latents that fire."""
     known = levels.known_parents()
     if known is not None:
         return torch.where(links.latent > 0, known, -1)
-    found = links.parents(levels.link_strength())
+    found = links.parents(levels.link_sizes(links.parent, links.child))
     return torch.where(levels.may_have_parent(len(found)), found, -1)
 
 
@@ -312,11 +269,6 @@ def _changed(codes: RaggedCodes, values: Tensor) -> Tensor:
     changed = torch.zeros(len(codes.offsets) - 1, dtype=torch.bool, device=values.device)
     changed[token_of_slot(codes)[values != codes.values]] = True
     return changed
-
-
-def _chunks(codes: RaggedCodes) -> list[RaggedCodes]:
-    tokens = torch.arange(len(codes.offsets) - 1, device=codes.latents.device)
-    return [take(codes, part) for part in tokens.split(_CHUNK)] if len(tokens) else []
 
 
 def _joined(parts: list[RaggedCodes], like: RaggedCodes) -> RaggedCodes:

@@ -62,6 +62,10 @@ def _one_dictionary() -> Iterable[TrainerSpec]:
                 options={"through_base": False, "concept_weight": 0.0},
                 summary="The concepts are learned from the codes of a topk SAE that does not feel them.",
             ),
+            "low_rank": Preset(
+                options={"concept_rank": 64},
+                summary="The concepts' weights are products of two factors: d_sae / 4 concepts fit a d_sae of 65,536.",
+            ),
             "seed002": Preset(
                 options={
                     "concept_weight": 0.0,

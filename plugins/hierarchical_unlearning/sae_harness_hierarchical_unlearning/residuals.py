@@ -19,15 +19,6 @@ def relative_error(residual: Tensor, guess: Tensor) -> Tensor:
     return torch.where(variance > 0, error / variance.clamp_min(1e-12), torch.zeros_like(error))
 
 
-def lean_relative_error(residual: Tensor, guess: Tensor) -> Tensor:
-    """The same up to rounding, without a copy of a residual [n, d_sae] for each step of the way."""
-    n = len(residual)
-    with torch.no_grad():
-        variance = residual.norm().square() / n - residual.mean(0).norm().square()
-    error = F.mse_loss(guess, residual, reduction="sum") / n
-    return torch.where(variance > 0, error / variance.clamp_min(1e-12), torch.zeros_like(error))
-
-
 def dead_residual(
     x: Tensor,
     x_hat: Tensor,

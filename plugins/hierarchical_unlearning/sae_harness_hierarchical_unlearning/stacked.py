@@ -10,13 +10,18 @@ import torch
 from torch import Tensor
 
 from harness import ActivationBatch, ConfigError, LossTerms, Option, SparseCodes, Trainer, TrainerOptions, TrainState
-from harness.training.kernels import sparse_decode, to_dense, topk_autoencode
+from harness.training.kernels import sparse_decode, topk_autoencode
 from harness.training.median import geometric_median
 
-from .residuals import dead_residual, lean_relative_error, squared_error
+from .centroids import centroids
+from .explained import explain
+from .residuals import dead_residual, squared_error
 
 SIZE_RATE = 0.01
 """How fast a latent's usual code follows that of a batch."""
+WARMUP_SHARE = 0.1
+"""What the terms of concepts count in the first steps, where that is asked for."""
+_STARTS = ("tied", "near_zero", "kmeans")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,22 +48,36 @@ class StackedOptions(TrainerOptions):
     """Weight of the sum of concepts."""
     l1_links: float = 0.0
     """Weight of the sum of |W_up|."""
+    concept_rank: int = 0
+    """Rank of W_up and of W_down, each then a product of two factors; at most the number of concepts. 0: dense."""
     start: str = "tied"
-    """`tied`: W_up is the transpose of W_down, whose rows have norm 1; `near_zero`: a thousandth of that."""
+    """`tied`: W_up is the transpose of W_down, whose rows have norm 1, drawn at random; `near_zero`: a thousandth of
+    that; `kmeans`: as `tied`, the rows being the centroids of the first tokens' codes."""
+    concept_warmup: int = 0
+    """For this many steps the terms of concepts count a tenth."""
     concept_dead_fraction: float = 0.05
     """A concept is dead that has not been active for this share of the steps."""
 
     def __post_init__(self) -> None:
-        if self.start not in ("tied", "near_zero"):
+        if self.start not in _STARTS:
             raise ConfigError(
-                f"hierarchical_unlearning: option start is {self.start!r}; allowed are 'tied' and 'near_zero'."
+                f"hierarchical_unlearning: option start is {self.start!r}; allowed are {', '.join(_STARTS)}."
+            )
+        if self.start == "kmeans" and self.concept_rank:
+            raise ConfigError(
+                "hierarchical_unlearning: start 'kmeans' gives dense weights: set concept_rank to 0 or start to 'tied'."
             )
         weights = ("aux_weight", "concept_weight", "predict_weight", "l1_base", "l1_concepts", "l1_links")
-        for name in ("k_concepts", "n_concepts", *weights):
+        for name in ("k_concepts", "n_concepts", "concept_rank", "concept_warmup", *weights):
             if getattr(self, name) < 0:
                 raise ConfigError(
                     f"hierarchical_unlearning: option {name} is {getattr(self, name)}; it must be at least 0."
                 )
+        if self.concept_rank and self.l1_links:
+            raise ConfigError(
+                f"hierarchical_unlearning: option l1_links is {self.l1_links}, with concept_rank {self.concept_rank} "
+                "there is no W_up to take the sum of: set one of them to 0."
+            )
         if not 0 < self.concept_dead_fraction <= 1 or self.aux_k_fraction <= 0:
             raise ConfigError(
                 "hierarchical_unlearning: concept_dead_fraction must be in (0, 1] and aux_k_fraction above 0, got "
@@ -88,24 +107,31 @@ class StackedTrainer(Trainer):
 
     def sae_options(self, target_l0: int | None) -> Mapping[str, Option]:
         options = self.options
-        return {
+        found = {
             "k": target_l0,
             "k_concepts": options.k_concepts or max(1, round((target_l0 or 1) / 4)),
             "n_concepts": options.n_concepts,
             "start": options.start,
             "way_down": options.explains,
         }
+        return {**found, "concept_rank": options.concept_rank} if options.concept_rank else found
 
     @torch.no_grad()
     def initialise(self, sae: Any, sample: ActivationBatch, target_l0: int | None, generator: torch.Generator) -> None:
         sae.b_dec.copy_(geometric_median(sample.activations))
-        sizes, fired = mean_codes(sae.encode_sparse(sample.activations), sae.config.d_sae)
+        codes = sae.encode_sparse(sample.activations)
+        sizes, fired = mean_codes(codes, sae.config.d_sae)
         usual = float(sizes[fired].mean()) if bool(fired.any()) else 1.0
         sae.code_size.copy_(torch.where(fired, sizes, usual))
+        if self.options.start == "kmeans":
+            scaled = codes._replace(values=codes.values / sae.code_size[codes.indices])
+            found, own = centroids(scaled, sae.config.d_sae, sae.n_concepts, generator)
+            sae.W_down[own.to(sae.W_down.device)] = found.to(sae.W_down)
+            sae.W_up.copy_(sae.W_down.t())
         self._idle = torch.zeros(sae.n_concepts, dtype=torch.int64, device=sae.W_dec.device)
 
     def loss(self, sae: Any, batch: ActivationBatch, state: TrainState) -> LossTerms:
-        options, x = self.options, batch.activations
+        options, x, share = self.options, batch.activations, self._share(state)
         codes, x_hat = topk_autoencode(x, sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.k)
         self._seen = SparseCodes(codes.indices, codes.values.detach())
         aux = options.aux_weight
@@ -118,7 +144,7 @@ class StackedTrainer(Trainer):
         if options.l1_base:
             terms = terms.plus("l1_base", codes.values.sum() / len(x), options.l1_base)
         if options.l1_links:
-            terms = terms.plus("l1_links", sae.W_up.abs().sum(), options.l1_links)
+            terms = terms.plus("l1_links", sae.W_up.abs().sum(), share * options.l1_links)
         self._active = None
         if not options.explains and not options.l1_concepts:
             return terms
@@ -126,40 +152,45 @@ class StackedTrainer(Trainer):
         concepts = sae.kept_concepts(pre)
         self._active = active_columns(concepts, sae.n_concepts)
         if options.l1_concepts:
-            terms = terms.plus("l1_concepts", concepts.values.sum() / len(x), options.l1_concepts)
+            terms = terms.plus("l1_concepts", concepts.values.sum() / len(x), share * options.l1_concepts)
         return self._explained(sae, x, terms, pre, concepts, state) if options.explains else terms
 
     def _explained(
         self, sae: Any, x: Tensor, terms: LossTerms, pre: Tensor, concepts: SparseCodes, state: TrainState
     ) -> LossTerms:
         """The terms with those of what concepts lead one to expect."""
-        options, seen = self.options, self._seen
+        options, seen, share = self.options, self._seen, self._share(state)
         assert seen is not None
-        dead, guess = self._dead(sae, state), None
+        dead, others = self._dead(sae, state), None
         if len(dead):
             values, slots = pre[:, dead].relu().topk(min(len(dead), 4 * sae.k_concepts), dim=1)
-            expected, guess = sae.expected_beside(concepts, SparseCodes(dead[slots], values))
-        else:
-            expected = sae.expected_sizes(concepts)
-        # Tensors [n, d_sae] are most of a step's memory. So expected codes stay in units of usual sizes, no dense z is
-        # made for ||z - y||², and what single codes need is gathered once.
+            others = SparseCodes(dead[slots], values)
         usual, k = sae.code_size, seen.indices.shape[1]
-        kept = _largest(expected, usual, sae.k) if options.concept_weight else seen.indices[:, :0]
-        wanted = torch.cat([seen.indices, kept], dim=1)
-        at = expected.gather(1, wanted) * usual[wanted]
+        found = explain(
+            sae.written(concepts, others),
+            sae.b_down,
+            usual,
+            seen,
+            sae.k if options.concept_weight else 0,
+            squares=options.predict_weight > 0,
+            revive=others is not None,
+        )
+        at = found.at * usual[found.wanted]
         if options.concept_weight:
-            from_concepts = sparse_decode(SparseCodes(kept, at[:, k:]), sae.W_dec, sae.b_dec)
-            terms = terms.plus("concept_sse", squared_error(x, from_concepts), options.concept_weight)
-        if options.predict_weight:
+            from_concepts = sparse_decode(SparseCodes(found.wanted[:, k:], at[:, k:]), sae.W_dec, sae.b_dec)
+            terms = terms.plus("concept_sse", squared_error(x, from_concepts), share * options.concept_weight)
+        if found.squares is not None:
             size = seen.values.square().sum().clamp_min(1e-12)
-            squares = (expected.square().sum(0) * usual.square()).sum()
+            squares = (found.squares * usual.square()).sum()
             missed = squares - 2 * (at[:, :k] * seen.values).sum() + size
-            terms = terms.plus("prediction", missed / size, options.predict_weight)
-        if guess is not None:
-            fired = SparseCodes(seen.indices, seen.values / usual[seen.indices])
-            residual = to_dense(fired, sae.config.d_sae).sub_(expected.detach())
-            terms = terms.plus("concept_aux", lean_relative_error(residual, guess), options.aux_weight)
+            terms = terms.plus("prediction", missed / size, share * options.predict_weight)
+        if found.missed is not None:
+            terms = terms.plus("concept_aux", found.missed, share * options.aux_weight)
         return terms
+
+    def _share(self, state: TrainState) -> float:
+        """What the terms of concepts count at this step."""
+        return WARMUP_SHARE if state.step < self.options.concept_warmup else 1.0
 
     def _dead(self, sae: Any, state: TrainState) -> Tensor:
         """[m] int64: concepts that have been silent too long."""
@@ -183,12 +214,6 @@ class StackedTrainer(Trainer):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._idle = state.get("idle")
-
-
-@torch.no_grad()
-def _largest(expected: Tensor, usual: Tensor, k: int) -> Tensor:
-    """[n, k] int64: where the largest expected codes are."""
-    return (expected * usual).topk(k, dim=1).indices
 
 
 def _aux(sae: Any, x: Tensor, x_hat: Tensor, dead: Tensor, options: StackedOptions) -> Tensor:

@@ -14,7 +14,7 @@ from sae_harness_hierarchical_unlearning.analyses import (
     selectivity,
     to_dot,
 )
-from sae_harness_hierarchical_unlearning.levels import Links
+from sae_harness_hierarchical_unlearning.links import Links
 
 from harness import DataError, SAEConfig, TrainingLog
 
@@ -64,16 +64,24 @@ def test_what_both_do_is_what_each_does_and_the_rest(trained, context):
         assert values[f"{kind}/coordinated"] == pytest.approx(parts)
 
 
+def links_of(both, n_tokens, latent, concept):
+    """Of a matrix [n_concepts, d_sae]."""
+    parent, child = both.nonzero(as_tuple=True)
+    return Links(
+        n_tokens=n_tokens, latent=latent, concept=concept, parent=parent, child=child, both=both[parent, child]
+    )
+
+
 def test_a_latent_with_one_concept_has_no_entropy():
     both = torch.tensor([[4.0, 2.0, 0.0], [0.0, 2.0, 0.0]], dtype=torch.float64)
-    links = Links(n_tokens=10, latent=torch.tensor([4.0, 4.0, 0.0]), concept=torch.tensor([6.0, 2.0]), both=both)
+    links = links_of(both, 10, torch.tensor([4.0, 4.0, 0.0]), torch.tensor([6.0, 2.0]))
     assert child_entropy(links).tolist() == [0.0, 1.0, 0.0]
 
 
 def test_purity_is_the_share_of_own_children():
     """Latents 0 and 1 are children of concept 0, latent 2 of concept 1, latent 3 of none."""
     both = torch.tensor([[6.0, 2.0, 2.0, 50.0], [0.0, 1.0, 3.0, 50.0], [0.0, 0.0, 0.0, 9.0]], dtype=torch.float64)
-    links = Links(n_tokens=99, latent=both.sum(0), concept=torch.tensor([10.0, 10.0, 9.0]), both=both)
+    links = links_of(both, 99, both.sum(0), torch.tensor([10.0, 10.0, 9.0]))
     assert purity(links, torch.tensor([0, 0, 1, -1])).tolist() == [0.8, 0.75, 0.0]
 
 
@@ -92,7 +100,7 @@ def test_concepts_that_are_the_trees_are_told_so(world, context, feature_sae):
 
 
 def test_dot_names_each_edge_once():
-    dot = to_dot(torch.tensor([1, -1, 1]), torch.tensor([[0.1, 0.2, 0.3], [0.9, 0.0, 0.75]]))
+    dot = to_dot(torch.tensor([1, -1, 1]), torch.tensor([0.9, 0.0, 0.75]))
     assert dot.count("->") == 2
     assert 'c1 -> f0 [label="0.90"]' in dot
     assert 'c1 -> f2 [label="0.75"]' in dot

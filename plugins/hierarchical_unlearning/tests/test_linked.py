@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sae_harness_hierarchical_unlearning.levels import LinkedLevels, Links, levels_of, parents_of
+from sae_harness_hierarchical_unlearning.levels import LinkedLevels, levels_of, parents_of
 from sae_harness_hierarchical_unlearning.linked import linked
 from sae_harness_hierarchical_unlearning.linked_sae import LinkedTopKSAE
+from sae_harness_hierarchical_unlearning.links import Links
 
 from harness import ConfigError
 from harness.evaluation.metrics import dense
@@ -137,7 +138,7 @@ def test_links_found_afterwards_go_with_the_world(trained, context, stream):
     parents = parents_of(levels, links)
     children = (parents >= 0).nonzero().squeeze(1)
     assert len(children) > 10
-    given = links.parent_given_child()[parents[children], children]
+    given = links.with_parents(links.given_child(), parents)[children]
     usual = (links.concept / links.n_tokens)[parents[children]]
     assert float(given.mean()) > 3 * float(usual.mean())
 

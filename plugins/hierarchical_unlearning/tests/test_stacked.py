@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sae_harness_hierarchical_unlearning.centroids import centroids
 
-from harness import ConfigError, SparseCodes
+from harness import ConfigError, SparseCodes, TrainState
 from harness.training.kernels import to_dense
 
 NAME = "hierarchical_unlearning"
@@ -95,7 +96,66 @@ def test_concepts_come_to_predict_codes(make_job, train):
     assert last < 0.9 * first
 
 
-@pytest.mark.parametrize("options", [{"start": "zero"}, {"concept_weight": -1.0}, {"concept_dead_fraction": 0.0}])
+def test_centroids_are_the_patterns_that_codes_come_in():
+    """Tokens of two patterns of latents, at any size, and some without a code."""
+    generator = torch.Generator().manual_seed(0)
+    size = 1 + torch.rand(60, 1, generator=generator)
+    indices = torch.tensor([[0, 1]] * 30 + [[5, 6]] * 30)
+    values = size * torch.tensor([[3.0, 4.0]] * 30 + [[1.0, 0.0]] * 30)
+    found, own = centroids(SparseCodes(indices, values), 8, 2, torch.Generator().manual_seed(1))
+    assert own.tolist() == [0, 1]
+    wanted = torch.zeros(2, 8)
+    wanted[0, :2], wanted[1, 5] = torch.tensor([0.6, 0.8]), 1.0
+    assert torch.allclose(found[found[:, 5].argsort()], wanted, atol=1e-5)
+    silent = SparseCodes(indices, torch.zeros(60, 2))
+    assert len(centroids(silent, 8, 1, torch.Generator().manual_seed(1))[0]) == 0
+    with pytest.raises(ConfigError, match="61 centroids cannot be found in 60 tokens"):
+        centroids(silent, 8, 61, torch.Generator())
+
+
+def test_a_start_at_centroids_is_tied_and_the_same_again(start):
+    sae, again, drawn = start(NAME, start="kmeans").sae, start(NAME, start="kmeans").sae, start(NAME).sae
+    assert torch.equal(sae.W_up, sae.W_down.t())
+    assert torch.equal(sae.W_up, again.W_up)
+    assert torch.allclose(sae.W_down.norm(dim=1), torch.ones(16), atol=1e-5)
+    assert float(sae.W_down.detach().min()) >= 0, "codes are"
+    assert torch.equal(sae.W_enc, drawn.W_enc), "the base is as drawn"
+
+
+def test_in_the_warm_up_concepts_count_a_tenth(start, stream):
+    weights = []
+    for steps in (0, 5):
+        job = start(NAME, concept_warmup=steps, l1_links=0.5)
+        found = {}
+        for step in (4, 5):
+            state = TrainState(
+                step=step,
+                n_steps=100,
+                tokens_seen=0,
+                coefficient=0.0,
+                target_l0=4,
+                dead=torch.zeros(64, dtype=torch.bool),
+                generator=torch.Generator().manual_seed(7),
+            )
+            found[step] = dict(job.trainer.loss(job.sae, stream.batch(1), state).weights)
+        weights.append(found)
+    off, on = weights
+    assert off[4] == off[5] == on[5]
+    for name in ("concept_sse", "prediction", "l1_links"):
+        assert on[4][name] == pytest.approx(0.1 * off[4][name])
+    assert (on[4]["sse"], on[4]["aux"]) == (off[4]["sse"], off[4]["aux"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"start": "zero"},
+        {"concept_weight": -1.0},
+        {"concept_dead_fraction": 0.0},
+        {"concept_warmup": -1},
+        {"concept_rank": 4, "start": "kmeans"},
+    ],
+)
 def test_options_that_make_no_sense_are_refused(make_job, options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         make_job(NAME, **options)
