@@ -125,13 +125,17 @@ def command(
         check_figure_path(figure_file)
     suite = with_evaluators(chosen_suite(app, suite_name, n_seeds, l0s), app, more)
     bench = Bench(suite, app.catalogue, app.cache, compute=compute)
-    every = metric_names == "all"
-    named = bench.metrics(chosen_metrics(metric_names)) if metric_names and not every else []
-    metrics = bench.metrics()
-    fronts, exchange = _two_metrics(bench, "pareto", pareto), _two_metrics(bench, "trade", traded)
-    _consistent(from_stored=from_stored, retrain=retrain, fmt=fmt, more=bool(fronts or exchange))
-    if from_stored and baseline_name in candidates:
-        raise ConfigError(f"--from-stored would hold the stored records of {baseline_name} against themselves.")
+    asked = _Asked(
+        every=metric_names == "all",
+        named=bench.metrics(chosen_metrics(metric_names)) if metric_names not in (None, "all") else [],
+        fronts=_two_metrics(bench, "pareto", pareto),
+        exchange=_two_metrics(bench, "trade", traded),
+        at_l0=at_l0,
+        allow_tainted=allow_tainted,
+        as_a_whole=as_a_whole,
+    )
+    more_tables = bool(asked.fronts or asked.exchange)
+    _consistent(candidates, baseline_name, from_stored=from_stored, retrain=retrain, fmt=fmt, more_tables=more_tables)
     progress = BarProgress(quiet=quiet)
     store = BaselineStore(app.paths.baselines)
     theirs = baseline_records(
@@ -142,48 +146,65 @@ def command(
     groups = {name: _stored(store, suite, name) for name in stored}
     groups |= _run_all(app, bench, [n for n in candidates if n not in stored], progress, retrain=retrain, told=told)
     progress.close()
-    judged: list[_Judged] = []
-    for ours in (groups[name] for name in dict.fromkeys(candidates)):
-        judged_on = _of_interest(metrics, bench, ours, theirs)
-        judged_on += [spec for spec in named if spec not in judged_on]
-        known = labels(app.paths.baselines, suite.name, judged_on)
-        primary = _primary(app, suite, ours)
-        result = compare(
-            ours,
-            theirs,
-            judged_on,
-            at_l0=at_l0,
-            allow_tainted=allow_tainted,
-            labels=known,
-            primary=primary,
-            as_a_whole=as_a_whole,
-            shown=[spec.name for spec in named],
-        )
-        shown = named or judged_on
-        frontiers = compare_frontiers(ours, theirs, fronts) if fronts else None
-        bargain = trade(ours, theirs, exchange, allow_tainted=allow_tainted) if exchange else None
-        judged.append(_Judged(records=ours, shown=shown, result=result, frontiers=frontiers, bargain=bargain))
+    judged = [_judge(app, bench, groups[name], theirs, asked) for name in dict.fromkeys(candidates)]
     if figure_file is not None:
-        names = ",".join(m.name for m in metrics) if every else metric_names
+        names = ",".join(m.name for m in bench.metrics()) if asked.every else metric_names
         _draw(figure_file, bench, theirs, judged, names, allow_tainted, told)
     if as_json:
         found = [one.to_json() for one in judged]
         click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=1))
     for number, one in enumerate(() if as_json else judged):
-        if fmt != "csv":
-            line = protocol_line([*theirs, *one.records], suite.claim)
-            click.echo(("\n" if number else "") + headline(line, fmt) + "\n")
-        table = comparison_table(one.result, fmt, detail=detail, levels=levels, every=every or bool(named))
-        # One head for all rows of a csv.
-        click.echo(table.partition("\n")[2] if fmt == "csv" and number else table)
-        has_verdicts = any(m.compared and m.better != "none" for m in one.shown)
-        if has_verdicts and fmt != "csv" and not one.result.differences:
+        table = comparison_table(one.result, fmt, detail=detail, levels=levels, every=asked.every or bool(asked.named))
+        if fmt == "csv":
+            click.echo(table.partition("\n")[2] if number else table)  # one head for all rows
+            continue
+        line = protocol_line([*theirs, *one.records], suite.claim)
+        click.echo(("\n" if number else "") + headline(line, fmt) + "\n\n" + table)
+        if any(m.compared and m.better != "none" for m in one.shown) and not one.result.differences:
             _echo_controls(store, suite, one.result.window, one.shown, fmt)
-        if fmt != "csv":
-            _echo_more(one, fmt)
+        _echo_more(one, fmt)
     verdicts = {verdict for one in judged for verdict in one.result.verdicts.values()}
     if fail_on is not None and fail_on.replace("-", " ") in verdicts:
         ctx.exit(1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What is to be judged, and shown of it."""
+
+    every: bool
+    named: Sequence[MetricSpec]
+    """The metrics shown; empty: those that get a verdict."""
+    fronts: tuple[MetricSpec, MetricSpec] | None
+    exchange: tuple[MetricSpec, MetricSpec] | None
+    at_l0: float | None
+    allow_tainted: bool
+    as_a_whole: bool
+
+
+def _judge(app: AppContext, bench: Bench, ours: Sequence[Record], theirs: Sequence[Record], asked: _Asked) -> _Judged:
+    """A candidate held against the baseline: on all metrics of interest, whichever are shown."""
+    suite = bench.suite
+    judged_on = _of_interest(bench.metrics(), bench, ours, theirs)
+    judged_on += [spec for spec in asked.named if spec not in judged_on]
+    result = compare(
+        ours,
+        theirs,
+        judged_on,
+        at_l0=asked.at_l0,
+        allow_tainted=asked.allow_tainted,
+        labels=labels(app.paths.baselines, suite.name, judged_on),
+        primary=_primary(app, suite, ours),
+        as_a_whole=asked.as_a_whole,
+        shown=[spec.name for spec in asked.named],
+    )
+    return _Judged(
+        records=ours,
+        shown=asked.named or judged_on,
+        result=result,
+        frontiers=compare_frontiers(ours, theirs, asked.fronts) if asked.fronts else None,
+        bargain=trade(ours, theirs, asked.exchange, allow_tainted=asked.allow_tainted) if asked.exchange else None,
+    )
 
 
 def _primary(app: AppContext, suite: SuiteConfig, ours: Sequence[Record]) -> tuple[str, ...]:
@@ -286,11 +307,15 @@ def _two_metrics(bench: Bench, option: str, names: str | None) -> tuple[MetricSp
     return chosen[0], chosen[1]
 
 
-def _consistent(*, from_stored: bool, retrain: bool, fmt: str, more: bool) -> None:
+def _consistent(
+    candidates: Sequence[str], baseline: str, *, from_stored: bool, retrain: bool, fmt: str, more_tables: bool
+) -> None:
     """Raises ConfigError where options contradict each other."""
     if from_stored and retrain:
         raise ConfigError("--from-stored takes stored records and --retrain makes them anew: give one of the two.")
-    if fmt == "csv" and more:
+    if from_stored and baseline in candidates:
+        raise ConfigError(f"--from-stored would hold the stored records of {baseline} against themselves.")
+    if fmt == "csv" and more_tables:
         raise ConfigError("--pareto and --trade are tables of their own: take --format plain, md or github, or --json.")
 
 
