@@ -103,8 +103,7 @@ class AnalysisBench:
     @cached_property
     def rows(self) -> Rows | None:
         """What gives the planted rows of its tables; None where it names nothing."""
-        spec: Any = self.spec  # of either kind of spec the name and `planted` alone are read
-        return planted_rows(spec)
+        return planted_rows(self.spec)
 
     def context(self, batch_sequences: int = 32, *, language_model: bool = True) -> Observed:
         """A new context; with a language model that spares those who can do without."""

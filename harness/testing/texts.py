@@ -16,7 +16,7 @@ from ..errors import DataError, PluginError
 from ..evaluation.judge import Completion, Message
 from ..interfaces.labelled import Sample, Sizes
 from ..interfaces.prompts import PromptBatch
-from ..interfaces.specs import EvaluatorSpec
+from ..interfaces.specs import AnalysisSpec, EvaluatorSpec
 from ..interfaces.texts import TextBatch
 from .fixtures import VOCAB, TinyLM, tiny_activations
 
@@ -114,8 +114,8 @@ class PlantedJudge:
         return Completion(said, len(asked.split()), len(said.split()))
 
 
-def planted_rows(spec: EvaluatorSpec) -> Rows | None:
-    """What gives the rows of an evaluator's tables in the planted world; None where it names nothing.
+def planted_rows(spec: EvaluatorSpec | AnalysisSpec) -> Rows | None:
+    """What gives the rows of an evaluator's or an analysis' tables in the planted world; None where it names nothing.
 
     Raises:
         PluginError: what it names cannot be imported.
@@ -126,7 +126,7 @@ def planted_rows(spec: EvaluatorSpec) -> Rows | None:
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise PluginError(f"Evaluator {spec.name!r} names {spec.planted!r} in `planted`: {error}.") from error
+        raise PluginError(f"{spec.name!r} names {spec.planted!r} in `planted`: {error}.") from error
 
 
 def planted_sets() -> tuple[LabelledSet, ...]:
