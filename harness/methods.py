@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +119,7 @@ def check_options(method: Method) -> None:
     """Refuse options that do not fit, before anything is captured or trained for them.
 
     Raises:
-        ConfigError: an option is unknown or of the wrong type.
+        ConfigError: an option is unknown, of the wrong type or out of its range.
     """
     _trainer(method)
 
@@ -128,7 +128,7 @@ def build(method: Method, *, d_in: int, d_sae: int, target_l0: int | None) -> tu
     """The trainer and an SAE whose weights are not yet filled.
 
     Raises:
-        ConfigError: an option is unknown or of the wrong type.
+        ConfigError: an option is unknown, of the wrong type or out of its range.
     """
     from .interfaces.sae import SAEConfig
 
@@ -138,7 +138,30 @@ def build(method: Method, *, d_in: int, d_sae: int, target_l0: int | None) -> tu
     return trainer, load_target(method.sae.target)(config)
 
 
+_RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
+    "lr": ("above 0", lambda x: x > 0),
+    "beta1": ("in [0, 1)", lambda x: 0 <= x < 1),
+    "beta2": ("in [0, 1)", lambda x: 0 <= x < 1),
+    "eps": ("above 0", lambda x: x > 0),
+    "grad_clip": ("at least 0", lambda x: x >= 0),
+    "warmup_fraction": ("in [0, 1]", lambda x: 0 <= x <= 1),
+    "decay_fraction": ("in [0, 1]", lambda x: 0 <= x <= 1),
+}
+"""Of the optimiser's options, which every trainer has or extends one that has. A trainer checks its own by itself."""
+
+
 def _trainer(method: Method) -> Trainer:
+    """The trainer; its own options and the optimiser's are within their ranges."""
+    trainer = _built(method)
+    optimiser = trainer.optimiser_options()
+    for name, (allowed, fits) in _RANGES.items():
+        value = getattr(optimiser, name, None)  # a control that takes no step may have none
+        if value is not None and not fits(value):
+            raise ConfigError(f"{method.label}: option {name} must be {allowed}, got {value:g}.")
+    return trainer
+
+
+def _built(method: Method) -> Trainer:
     trainer_class = load_target(method.spec.target)
     if method.base is None:
         return trainer_class(_options(trainer_class, method.options, method.label), None)

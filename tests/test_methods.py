@@ -109,6 +109,27 @@ def test_an_option_of_the_wrong_type_is_refused(with_drawn, options, told):
         check_options(resolve_method(with_drawn, "drawn", overrides=options))
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"lr": -1}, "topk: option lr must be above 0, got -1"),
+        ({"lr": 0.0}, "lr must be above 0, got 0"),
+        ({"beta2": 1.0}, r"beta2 must be in \[0, 1\), got 1"),
+        ({"eps": 0.0}, "eps must be above 0"),
+        ({"grad_clip": -0.5}, "grad_clip must be at least 0, got -0.5"),
+        ({"warmup_fraction": 1.5}, r"warmup_fraction must be in \[0, 1\], got 1.5"),
+    ],
+)
+def test_an_option_of_the_optimiser_out_of_its_range_is_refused(catalogue, options, told):
+    with pytest.raises(ConfigError, match=told):
+        check_options(resolve_method(catalogue, "topk", overrides=options))
+
+
+def test_an_option_of_the_bases_optimiser_is_held_to_its_range_too(with_drawn):
+    with pytest.raises(ConfigError, match="drawn: option lr must be above 0"):
+        check_options(resolve_method(with_drawn, "drawn", overrides={"lr": -0.1}))
+
+
 def test_a_whole_number_does_for_a_float(with_drawn):
     trainer, _ = made(resolve_method(with_drawn, "drawn", overrides={"strength": 1}))
     assert trainer.options.strength == 1.0

@@ -16,7 +16,7 @@ from ..methods import resolve_method
 from ..pipeline import run
 from ..registry import enter_baselines, load_registry
 from ..report.record_tables import records_table
-from ..report.tables import render
+from ..report.tables import headline, render
 from ..results.baseline_store import BaselineStore
 from ..results.comparison import protocol_line
 from ..results.record import Record
@@ -73,7 +73,7 @@ def show(app: AppContext, method: str, suite_name: str, as_json: bool, fmt: str)
         click.echo(json.dumps([json.loads(record.to_json()) for record in records], indent=1))
         return
     if fmt != "csv":
-        click.echo(protocol_line(records, suite.claim) + "\n")
+        click.echo(headline(protocol_line(records, suite.claim), fmt) + "\n")
     click.echo(records_table(records, Bench(suite, app.catalogue, app.cache).metrics(), fmt))
 
 

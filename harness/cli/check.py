@@ -27,8 +27,11 @@ def command(app: AppContext, ctx: click.Context, distribution: str, as_json: boo
     """Run every check of every SAE, method, preset and evaluator of DISTRIBUTION: `sae-harness-temporal`, or
     `sae-harness` for the built-ins. Takes seconds, on planted data; needs no language model.
 
-    Exit status: 0 all passed, 1 a check failed, 2 the distribution is not installed.
+    Exit status: 0 all passed, 1 a check failed, 2 the distribution is not installed or shares a name with another.
     """
+    from ..testing.installed import owner_of
+
+    owner_of(distribution, app.catalogue)  # before torch is imported: a wrong name is told at once
     from tqdm import tqdm
 
     from ..testing.checks import run_checks

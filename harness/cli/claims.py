@@ -29,7 +29,7 @@ _LARGEST = 4 * 2**20
 
 @click.command(
     short_help="Hold the numbers and comparisons of a text to records.",
-    epilog="Example:  sae-harness claims paper.md --records baselines/",
+    epilog="Example:  sae-harness claims paper.md --all",
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
@@ -69,31 +69,39 @@ def command(
     the audit finds them. Annotations bind a sentence to records; put them before the full stop:
 
     \b
-      {{topk/l0=32/fvu}} {{topk/l0=32/fvu:.3f}}   filled in; `:±` with its interval
-      0.79 {{= topk/l0=32/explained_variance}}    the number before it is this
-      0.08–0.24 {{= range runs/*/core.l0}}        least and largest; also min, max
-      0.95 {{< runs/*/kl_div_score}}              it is below each; <=, >, >=
-      {{temporal > topk : lag1_jaccard @ l0=32}}  a comparison; <, ~ (no difference),
-                                                  better than, worse than
-      {{temporal vs topk : fvu | verdict}}        filled in; difference, estimate, p
-      {{runs/*/training.steps > 0}}               each value is so
-      {{same runs/*/training.lr}}                 one value in all
-      {{ignore why}}                              no claim about a record
+      {{tiny/topk/l0=32/fvu}}                         filled in
+      {{tiny/topk/l0=32/fvu:.3f}}                     as written; `:±` with its interval
+      0.92 {{= tiny/topk/l0=32/explained_variance}}   the number before it is this
+      0.08–0.50 {{= range tiny/*/l0=32/fvu}}          least and largest; also min, max
+      0.6 {{> tiny/*/l0=32/fvu}}                      it is above each; >=, <, <=
+      {{tiny/temporal > tiny/topk : temporal_gain}}   a comparison; <, ~ (no difference),
+                                                      better than, worse than
+      {{tiny/temporal ~ tiny/topk : fvu @ l0=32}}     the same at one L0
+      {{tiny/temporal vs tiny/topk : fvu | verdict}}  filled in; difference, estimate, p
+      {{tiny/t*/training.steps > 0}}                  each value is so
+      {{same tiny/t*/training.batch_size}}            one value in all
+      {{ignore why}}                                  no claim about a record
 
-    A record is a method (`topk`, `temporal@strong`, `tiny/topk`) or a file's path without .json; `*` chooses several,
-    each of which must bear the claim. Conditions stand between: l0, seed, d_sae, preset. The first side of a comparison
-    is the subject of the sentence. In LaTeX \\claim{…} does the same as {{…}}; in Markdown an annotation may stand in a
-    comment. --fill also takes all annotations out. --bindings binds sentences from outside:
+    A record is a method of a suite (`tiny/topk`, `tiny/temporal@strong`; `topk` alone where the records are of one
+    suite) or a file's path without .json; `*` chooses several, each of which must bear the claim. Conditions stand
+    between: l0, seed, d_sae, preset. The first side of a comparison is the subject of the sentence. In LaTeX
+    \\claim{…} does the same as {{…}}; in Markdown an annotation may stand in a comment. --fill also takes all
+    annotations out. --bindings binds sentences from outside:
 
     \b
       claims:
         - id: ours
-          sentence: reaches an explained variance of 0.79
+          sentence: reaches an explained variance of 0.92
           checks:
-            - 0.79 = topk/l0=32/explained_variance
-            - "topk > relu : explained_variance @ l0=32"
+            - 0.92 = tiny/topk/l0=32/explained_variance
+            - "tiny/topk > tiny/relu : explained_variance @ l0=32"
 
-    Exit status: 0 nothing refuted, 1 something refuted or not filled in, 2 a user's error.
+    What becomes of a claim: supported; REFUTED, the records say otherwise; UNRESOLVED, an annotation that cannot be
+    read, or names no record, several, or no field of theirs; UNSUPPORTED, the records do not say so (within noise, too
+    few seeds, tainted, not measured); UNBOUND, a number or a word of a claim that no annotation binds.
+
+    Exit status: 0 nothing refuted or unresolved, and with --strict nothing unsupported or unbound; 1 otherwise, or a
+    value could not be filled in; 2 a user's error.
     """
     text = _read(file)
     if out is not None and out.resolve() == file.resolve():
@@ -102,33 +110,31 @@ def command(
     tolerances = DEFAULT if tolerance_file is None else load_tolerances(tolerance_file)
     rules = with_plugins((p.spec, p.load(), p.distribution) for p in app.catalogue.audit_rules.values())
     library = Library(paths or (app.paths.baselines,), tolerances, rules)
-    specs = _specs(app, library)
-    terms = Terms(
-        specs=specs,
-        labels=_labels(app, library, specs),
-        primary={name: suite.primary for name, suite in app.registry.suites.items()},
-        aims={name: provided.spec.aims for name, provided in app.catalogue.trainers.items()},
-    )
+    terms = _terms(app, library)
     latex = file.suffix.lower() in (".tex", ".latex", ".ltx")
     report = check_text(text, library, terms, name=str(file), latex=latex, bindings=claims)
-    unfilled = [o for o in report.outcomes if o.status == "unsupported" and o.kind == "fill"]
+    unfilled = [o for o in report.outcomes if o.kind == "annotation" or (o.kind == "fill" and o.status != "supported")]
     if out is not None and not unfilled:
         _write(out, report.filled)
     if as_json:
         click.echo(json.dumps(_json(report, library), indent=1, ensure_ascii=False))
     else:
-        for outcome in sorted(report.outcomes, key=lambda o: (GRAVITY.index(o.status), o.line)):
-            if show_all or outcome.status != "supported":
-                click.echo(_told(outcome) + "\n")
-        counts = ", ".join(f"{report.count(s)} {s}" for s in GRAVITY)
-        click.echo(f"{file.name}: {counts}; {report.ignored} sentences said to claim nothing.")
-        for finding in library.unreadable:
-            click.echo(f"Left out: {finding.record}: {finding.evidence[0][1]}.", err=True)
+        _show(report, library, file.name, show_all)
     if out is not None and unfilled:
-        click.echo(f"{out} is not written: {len(unfilled)} values cannot be filled in.", err=True)
-    grave = report.count("refuted") + (len(unfilled) if out is not None else 0)
+        click.echo(f"{out} is not written: annotations that cannot be filled in or read: {len(unfilled)}.", err=True)
+    grave = report.count("refuted") + report.count("unresolved") + (len(unfilled) if out is not None else 0)
     if grave or (strict and any(o.status != "supported" for o in report.outcomes)):
         ctx.exit(1)
+
+
+def _show(report: Report, library: Library, name: str, show_all: bool) -> None:
+    for outcome in sorted(report.outcomes, key=lambda o: (GRAVITY.index(o.status), o.line)):
+        if show_all or outcome.status != "supported":
+            click.echo(_told(outcome) + "\n")
+    counts = ", ".join(f"{report.count(s)} {s}" for s in GRAVITY)
+    click.echo(f"{name}: {counts}; {report.ignored} sentences said to claim nothing.")
+    for finding in library.unreadable:
+        click.echo(f"Left out: {finding.record}: {finding.evidence[0][1]}.", err=True)
 
 
 def _read(file: Path) -> str:
@@ -147,6 +153,16 @@ def _write(out: Path, text: str) -> None:
     if out.is_dir():
         raise ConfigError(f"{out} is a folder: name a file.")
     write_atomically(out, text)
+
+
+def _terms(app: AppContext, library: Library) -> Terms:
+    specs = _specs(app, library)
+    return Terms(
+        specs=specs,
+        labels=_labels(app, library, specs),
+        primary={name: suite.primary for name, suite in app.registry.suites.items()},
+        aims={name: provided.spec.aims for name, provided in app.catalogue.trainers.items()},
+    )
 
 
 def _specs(app: AppContext, library: Library) -> dict[str, MetricSpec]:

@@ -15,9 +15,13 @@ from ..interfaces.specs import EvaluatorSpec
 from ..pipeline import eval_context, measure
 from ..plugins import Provided
 from ..report.record_tables import outcomes_table
+from ..report.tables import headline
+from ..report.units import unit_of
 from .context import AppContext, pass_app
 from .options import chosen_metrics, chosen_suite, device_option, suite_option, table_options
 from .progress import BarProgress
+from .skipped import require_possible, tell_skipped
+from .trained_as import described, read_trained_as, require_saved
 
 if TYPE_CHECKING:
     from ..interfaces.sae import SAE
@@ -59,11 +63,15 @@ def command(
     quiet: bool,
     device: str,
 ) -> None:
+    for folder in (path, *([] if twin is None else [twin])):
+        require_saved(folder)
     compute = Compute(device=device)
     suite = chosen_suite(app, suite_name)
     bench = Bench(suite, app.catalogue, app.cache, compute=compute)
     metrics = bench.metrics(chosen_metrics(metric_names))
     evaluators = _chosen(bench, evaluator_names)
+    named = () if evaluator_names in (None, "all") else [p.spec.name for p in evaluators]
+    require_possible(bench, named, twin=twin is not None, twin_mend="give it with --twin")
     meta, sae = _load(app, path)
     beside = None if twin is None else _load(app, twin)[1].to(compute.device)
     compute.check()
@@ -76,18 +84,26 @@ def command(
         )
     outcomes = measure(bench, sae.to(compute.device), evaluators, context.beside(beside), progress)
     progress.close()
-    for name, outcome in outcomes.items():
-        if outcome.status == "skipped":
-            click.echo(f"{name} skipped: {outcome.reason}", err=True)
     failed = [name for name, outcome in outcomes.items() if outcome.status == "failed"]
+    known = read_trained_as(path)
     if as_json:
         found = {n: _json(v) for o in outcomes.values() for n, v in o.metrics.items() if n in {m.name for m in metrics}}
         status = {n: {"status": o.status, "reason": o.reason} for n, o in outcomes.items()}
-        click.echo(json.dumps({"sae_id": meta["sae_id"], "metrics": found, "evaluations": status}, indent=1))
+        told = {"sae_id": meta["sae_id"], "trained_as": known, "metrics": found, "evaluations": status}
+        click.echo(json.dumps(told, indent=1))
     else:
-        click.echo(f"{meta['architecture']} · d_in {meta['d_in']} · d_sae {meta['d_sae']} · {meta['sae_id'][:12]}\n")
+        if fmt != "csv":
+            click.echo(headline(described(meta, known), fmt) + "\n")
         values = {n: v for outcome in outcomes.values() for n, v in outcome.metrics.items()}
-        click.echo(outcomes_table(values, metrics, fmt))
+        units = {n: unit_of(evaluator, n) for evaluator, outcome in outcomes.items() for n in outcome.metrics}
+        if any(metric.name in values for metric in metrics):
+            click.echo(outcomes_table(values, metrics, fmt, units=units))
+        else:
+            click.echo("None of the metrics asked for was measured.", err=True)
+    if known.get("suite") not in (None, suite.name):
+        note = f"Note: it was trained for suite {known['suite']} and is evaluated on suite {suite.name}."
+        click.echo(note, err=True)
+    tell_skipped((name, o.reason) for name, o in outcomes.items() if o.status == "skipped")
     if failed:
         ctx.exit(1)
 

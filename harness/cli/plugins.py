@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
+from ..errors import ConfigError
 from ..plugins import Catalogue, Plugin
 from ..registry import Registry, difference
-from ..report.tables import render
+from ..report.folding import wrapped
 from .context import AppContext, pass_app
 
 
@@ -37,10 +38,14 @@ def command(ctx: click.Context, as_json: bool) -> None:
     "--into", type=click.Path(path_type=Path), default=Path(), show_default="here", help="Folder to write it in."
 )
 @pass_app
-def new(_app: AppContext, name: str, into: Path) -> None:
-    """Write a new plugin: a folder, installable and tested, with a method NAME that adds one loss term to topk."""
+def new(app: AppContext, name: str, into: Path) -> None:
+    """Write a new plugin: a folder, installable and tested, with a method NAME that adds one loss term to topk.
+
+    NAME must be none of a method that is installed or known to the registry.
+    """
     from ..testing.scaffold import write_plugin
 
+    _refuse_taken(app, name)
     folder = write_plugin(name, into)
     click.echo(str(folder))
     click.echo(
@@ -50,22 +55,34 @@ def new(_app: AppContext, name: str, into: Path) -> None:
     )
 
 
+def _refuse_taken(app: AppContext, name: str) -> None:
+    """Raises ConfigError where the name is that of a method: two methods of one name can neither be run nor checked."""
+    owners = {name: entry.distribution for name, entry in app.registry.methods.items()}
+    owners |= {provided.spec.name: provided.distribution for provided in app.catalogue.trainers.values()}
+    if name in owners:
+        raise ConfigError(
+            f"The method name {name!r} is taken by {owners[name]}: choose another. Taken are "
+            f"{', '.join(sorted(owners))}."
+        )
+
+
 def _print(catalogue: Catalogue, registry: Registry) -> None:
     rows = [[p.entry_point, p.distribution, p.version, _provides(catalogue, p)] for p in catalogue.plugins]
-    click.echo(render(rows, ("plugin", "distribution", "version", "provides")))
+    click.echo(wrapped(rows, ("plugin", "distribution", "version", "provides"), column=3))
     if catalogue.failures:
         failed = [[f.entry_point or "-", f.distribution, f.version or "-", f.cause] for f in catalogue.failures]
         click.echo()
-        click.echo(render(failed, ("plugin", "distribution", "version", "left out because")))
+        click.echo(wrapped(failed, ("plugin", "distribution", "version", "left out because"), column=3))
     if catalogue.clashes:
         click.echo()
         clashing = [[clash.name, clash.what, ", ".join(clash.owners)] for clash in catalogue.clashes]
-        click.echo(render(clashing, ("clashing name", "of a", "provided by")))
+        click.echo(wrapped(clashing, ("clashing name", "of a", "provided by"), column=2))
     missing = difference(registry, catalogue).not_installed
     if missing:
         click.echo()
-        ways = [[name, registry.methods[name].distribution, registry.methods[name].install or "-"] for name in missing]
-        click.echo(render(ways, ("not installed", "distribution", "install with")))
+        known = [registry.methods[name] for name in missing]
+        ways = [[name, m.install or f"({m.distribution})"] for name, m in zip(missing, known, strict=True)]
+        click.echo(wrapped(ways, ("not installed", "install with"), column=1))
 
 
 def _provides(catalogue: Catalogue, plugin: Plugin) -> str:

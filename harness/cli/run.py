@@ -14,7 +14,8 @@ from ..compute import Compute
 from ..errors import ConfigError
 from ..methods import resolve_method
 from ..pipeline import run
-from ..report.record_tables import records_table
+from ..report.record_tables import poor_note, records_table
+from ..report.tables import headline
 from ..results.comparison import protocol_line
 from ..results.record import Record
 from .context import AppContext, pass_app
@@ -30,6 +31,8 @@ from .options import (
     with_evaluators,
 )
 from .progress import BarProgress
+from .skipped import require_possible, tell_skipped
+from .trained_as import write_trained_as
 
 
 @click.command(
@@ -68,10 +71,13 @@ def command(
     quiet: bool,
     compute: Compute,
 ) -> None:
-    suite = with_evaluators(chosen_suite(app, suite_name, n_seeds, l0s), app, more)
+    own = chosen_suite(app, suite_name, n_seeds, l0s)
+    suite = with_evaluators(own, app, more)
     bench = Bench(suite, app.catalogue, app.cache, compute=compute)
     metrics = bench.metrics(chosen_metrics(metric_names))
     method = resolve_method(app.catalogue, method_name, suite_options=suite.options, overrides=parse_settings(settings))
+    named = () if more == "all" else [name for name in chosen_metrics(more) if name not in own.evaluators]
+    require_possible(bench, named, twin=len(suite.seeds) > 1, twin_mend="train --seeds 2 or more")
     progress = BarProgress(quiet=quiet)
     jobs = bench.jobs(method)
     told = " ".join(["sae-harness run", method_name, f"--suite {suite.name}", *(f"--set {s}" for s in settings)])
@@ -79,13 +85,19 @@ def command(
     progress.close()
     if out is not None:
         _copy(bench, jobs, out)
+    label = " ".join([method.label, *(f"{name}={value}" for name, value in parse_settings(settings).items())])
+    labels = {record.key: label for record in records}
     if as_json:
         click.echo(json.dumps([json.loads(record.to_json()) for record in records], indent=1))
-        return
-    if fmt != "csv":
-        click.echo(protocol_line(records, suite.claim) + "\n")
-    click.echo(records_table(records, metrics, fmt, chosen=bool(metric_names)))
+    else:
+        if fmt != "csv":
+            click.echo(headline(protocol_line(records, suite.claim), fmt) + "\n")
+        click.echo(records_table(records, metrics, fmt, chosen=bool(metric_names), labels=labels))
+    if (as_json or fmt == "csv") and (poor := poor_note(records, labels)):
+        click.echo(poor, err=True)
     _tell_failures(records)
+    entries = [(name, entry) for record in records for name, entry in record.evaluations.items()]
+    tell_skipped((name, entry.reason) for name, entry in entries if entry.status == "skipped")
 
 
 def _copy(bench: Bench, jobs: Sequence[Job], out: Path) -> None:
@@ -99,6 +111,7 @@ def _copy(bench: Bench, jobs: Sequence[Job], out: Path) -> None:
             shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
         except OSError as error:  # shutil.Error is one too, of several causes
             raise ConfigError(f"An SAE cannot be copied to {target}: {error}. Give another --out.") from error
+        write_trained_as(target, job, bench.suite.name)
     click.echo(f"Copied {len(jobs)} SAEs to {out}.", err=True)
 
 

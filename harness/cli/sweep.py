@@ -21,6 +21,7 @@ from ..pipeline import run
 from ..report.figures import check_figure_path, render_to
 from ..report.record_tables import records_table
 from ..report.sweep_figure import Point, sweep_figure
+from ..report.tables import headline
 from ..results.comparison import protocol_line
 from ..results.record import Record, write_atomically
 from .context import AppContext, pass_app
@@ -103,7 +104,11 @@ def command(
 ) -> None:
     if figure_file is not None:
         check_figure_path(figure_file)
+        if not figure_file.absolute().parent.is_dir():
+            raise ConfigError(f"--figure {figure_file}: there is no folder {figure_file.parent}: make it first.")
     sweep = read_sweep(file)
+    if figure_file is not None or over:
+        _check_axis(sweep, over)
     suite = _suite(app, sweep)
     bench = Bench(suite, app.catalogue, app.cache, compute=compute)
     metrics = bench.metrics(chosen_metrics(metric_names))
@@ -122,13 +127,16 @@ def command(
     if figure_file is not None:
         own = iter(records)
         points = [Point(v.method, v.options, tuple(next(own) for _ in jobs[v.label])) for v in sweep.variants]
-        render_to(sweep_figure(points, metrics, over=over, named=bool(metric_names)), figure_file)
+        aims = (app.catalogue.trainers.get(point.records[0].method.name) for point in points)
+        primary = {*suite.primary, *(name for known in aims if known for name in known.spec.aims)}
+        figure = sweep_figure(points, metrics, over=over, named=bool(metric_names), primary=primary)
+        render_to(figure, figure_file)
         click.echo(f"Wrote {figure_file}.", err=True)
     if as_json:
         click.echo(json.dumps([json.loads(record.to_json()) for record in records], indent=1))
         return
     if fmt != "csv":
-        click.echo(protocol_line(records, suite.claim) + "\n")
+        click.echo(headline(protocol_line(records, suite.claim), fmt) + "\n")
     click.echo(records_table(records, metrics, fmt, chosen=bool(metric_names), labels=labels))
 
 
@@ -197,6 +205,22 @@ def _is_count(value: Any) -> bool:
 def _suite(app: AppContext, sweep: Sweep) -> SuiteConfig:
     l0s = None if sweep.l0 is None else ",".join(map(str, sweep.l0))
     return chosen_suite(app, sweep.suite, sweep.seeds, l0s)
+
+
+def _check_axis(sweep: Sweep, over: str) -> None:
+    """Raises ConfigError where the figure has no axis to be drawn over, before anything is trained for it."""
+    values: dict[str, set[Option]] = {}
+    for variant in sweep.variants:
+        for name, value in variant.options.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                values.setdefault(name, set()).add(value)
+    varied = [name for name, own in values.items() if len(own) > 1]
+    if not varied:
+        raise ConfigError("--figure: no option of this sweep has several numbers: there is no axis to draw it over.")
+    if over and over not in varied:
+        raise ConfigError(
+            f"--over {over}: this sweep does not vary it in numbers; what it varies: {', '.join(varied)}."
+        )
 
 
 def _jobs(app: AppContext, bench: Bench, variant: Variant) -> list[Job]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from ..report.tables import render
 from .context import AppContext, pass_app
 from .options import chosen_suite, device_option, suite_option, table_options
 from .progress import BarProgress
+from .trained_as import require_saved
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from ..interfaces.sae import SAE
 
 _Z = 1.96
+_LEAST = 8
+"""Texts of each side and half with losses measured, as `evaluation.unlearning_sweep` asks for."""
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -36,7 +40,8 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     help=(
         "Sweep unlearning settings on the SAE saved in folder SAE. Latents are chosen on half of the texts and clamped "
         "where they fire; shown is by how much the cross-entropy of the other half rises.\n\n"
-        "A file has a text a line (.txt), or rows with `text` (.jsonl). Relearning is not tested."
+        "A file has a text a line (.txt), or rows with `text` (.jsonl), and at least 16 different ones: half are to "
+        "choose settings on, half to read them on, 8 in each. Relearning is not tested."
     ),
     short_help="Clamp latents by texts to forget and to retain.",
     epilog="Example:  sae-harness unlearn saes/topk-l0-32-seed-0 --forget bio.txt --retain news.txt",
@@ -57,8 +62,12 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     "--strengths", default="1, 4, 16", show_default=True, metavar="X,...", help="To minus so many of their mean codes."
 )
 @click.option("--budget", default=0.01, show_default=True, help="Largest relative rise allowed on retain texts.")
-@click.option("--texts", "n_texts", default=256, show_default=True, help="Texts of each side and half, at most.")
-@click.option("--measured", "n_measured", default=64, show_default=True, help="Of these, with losses measured.")
+@click.option(
+    "--texts", "n_texts", default=256, show_default=True, help="Texts of each side and half, at most; 8 or more."
+)
+@click.option(
+    "--measured", "n_measured", default=64, show_default=True, help="Of these, with losses measured; 8 or more."
+)
 @click.option("--max-tokens", default=64, show_default=True, help="A text is cut there.")
 @table_options
 @device_option
@@ -82,15 +91,16 @@ def command(
     quiet: bool,
     device: str,
 ) -> None:
+    require_saved(path)
+    _require(n_texts >= _LEAST, f"--texts must be at least {_LEAST}, got {n_texts}: it is of each side and half.")
+    _require(n_measured >= _LEAST, f"--measured must be at least {_LEAST}, got {n_measured}: fewer say nothing.")
+    _require(max_tokens >= 2, f"--max-tokens must be at least 2, got {max_tokens}: the first token is not predicted.")
+    _require(budget > 0, f"--budget must be above 0, got {budget:g}: 0.01 allows retain texts a rise of 1 %.")
+    numbers = _numbers(latents, strengths)
     texts = read_texts(forget, retain)
-    if min(n_texts, n_measured, max_tokens) < 1 or budget <= 0:
-        raise ConfigError(
-            "--texts, --measured and --max-tokens must be at least 1 and --budget above 0, got "
-            f"{n_texts}, {n_measured}, {max_tokens} and {budget:g}."
-        )
     from ..training.checkpoint import load_sae, read_config
 
-    settings = _settings(selectors, latents, strengths)
+    settings = _settings(selectors, *numbers)
     compute = Compute(device=device)
     suite = chosen_suite(app, suite_name)
     bench = Bench(suite, app.catalogue, app.cache, compute=compute)
@@ -121,12 +131,17 @@ def read_texts(forget: Path, retain: Path) -> dict[bool, list[str]]:
     """Distinct texts to be forgotten (True) and to be kept (False), in the order of their files.
 
     Raises:
-        DataError: a file cannot be read or holds no text, or a text is in both.
+        DataError: a file cannot be read or holds too few texts, or a text is in both.
     """
     found = {side: list(dict.fromkeys(_lines(path))) for side, path in ((True, forget), (False, retain))}
     for side, path in ((True, forget), (False, retain)):
         if not found[side]:
             raise DataError(f"{path} holds no text.")
+        if len(found[side]) < 2 * _LEAST:
+            raise DataError(
+                f"{path} holds {len(found[side])} different texts, {2 * _LEAST} are needed: half are to choose "
+                f"settings on, half to read them on, {_LEAST} in each at least."
+            )
     both = set(found[True]) & set(found[False])
     if both:
         raise DataError(
@@ -159,18 +174,41 @@ def _lines(path: Path) -> list[str]:
     return found
 
 
-def _settings(selectors: str, latents: str, strengths: str) -> tuple[Setting, ...]:
+def _require(holds: bool, told: str) -> None:
+    if not holds:
+        raise ConfigError(told)
+
+
+def _numbers(latents: str, strengths: str) -> tuple[list[int], list[float]]:
+    """The two lists of numbers; each option's fault is told by itself."""
+    try:
+        ns = [int(n) for n in latents.split(",")]
+    except ValueError:
+        ns = []
+    _require(
+        bool(ns) and min(ns) >= 1, f"--latents must be whole numbers of at least 1, such as '5, 20'; got {latents!r}."
+    )
+    try:
+        factors = [float(x) for x in strengths.split(",")]
+    except ValueError:
+        factors = []
+    _require(
+        bool(factors) and all(0 <= x < math.inf for x in factors),
+        f"--strengths must be numbers of at least 0, such as '1, 4, 16'; got {strengths!r}.",
+    )
+    return ns, factors
+
+
+def _settings(selectors: str, ns: Sequence[int], strengths: Sequence[float]) -> tuple[Setting, ...]:
     from ..evaluation.unlearning import settings_of
 
     try:
         named = [(name.strip(), float(x)) for name, x in (entry.split(":") for entry in selectors.split(","))]
-        ns, factors = [int(n) for n in latents.split(",")], [float(x) for x in strengths.split(",")]
-    except ValueError as error:
+    except ValueError:
         raise ConfigError(
-            "--selectors is written as 'rate:0.01, ratio:0.95', --latents as '5, 20' and --strengths as '1, 4, 16' "
-            f"({error})."
-        ) from error
-    return settings_of(named, ns, factors, "mean")
+            f"--selectors must be names with thresholds, such as 'rate:0.01, ratio:0.95'; got {selectors!r}."
+        ) from None
+    return settings_of(named, ns, strengths, "mean")
 
 
 def draw(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from ..interfaces.specs import MetricSpec, MetricValue
@@ -9,7 +10,8 @@ from ..results.frontier import Frontier, Window, covers, overlap
 from ..results.record import Record
 from ..results.side import L0, Side, method_label, side_of
 from ..results.statistics import mean_interval
-from .tables import render
+from .folding import folded
+from .tables import footer, render
 from .text import format_value
 
 
@@ -22,7 +24,8 @@ def records_table(
     labels: Mapping[str, str] | None = None,
 ) -> str:
     """One row for each target L0 with means over seeds; `chosen` shows all of `metrics`, else the compared ones.
-    `labels`: record key -> what its row is called, where the method's name does not tell them apart.
+    `labels`: record key -> what its row is called, where the method's name does not tell them apart. A plain table that
+    is too wide goes on below itself. SAEs that are worse than none are named in a note, except as csv.
 
     Raises:
         ConfigError: the format is unknown.
@@ -43,7 +46,22 @@ def records_table(
         steps = f"{sum(seconds) / len(seconds):.1f}" if seconds else "-"
         rows.append([label, "-" if target is None else str(target), reached, *cells, str(seeds), steps])
     headers = ["method", "target L0", "reached", "l0", *names, "seeds", "training s"]
-    return render(rows, headers, fmt)
+    table = folded(rows, headers, keys=2) if fmt == "plain" else render(rows, headers, fmt)
+    note = "" if fmt == "csv" else poor_note(records, labels)
+    return f"{table}\n\n{footer([note], fmt)}" if note else table
+
+
+def poor_note(records: Sequence[Record], labels: Mapping[str, str] | None = None) -> str:
+    """Which SAEs leave more of the variance unexplained than the mean of the data does; empty where none do."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        fvu = record.metrics.get("fvu")
+        if fvu is not None and not (math.isfinite(fvu.value) and fvu.value <= 1.0):
+            label = (labels or {}).get(record.key, method_label(record))
+            at = "" if record.training.target_l0 is None else f" at L0 {record.training.target_l0}"
+            found.setdefault(f"{label}{at}", []).append(f"{fvu.value:.3g} of seed {record.training.seed}")
+    told = "; ".join(f"{where} (fvu {', '.join(values)})" for where, values in found.items())
+    return f"Worse than predicting the mean: {told}." if told else ""
 
 
 def _over_seeds(values: Sequence[float]) -> str:
@@ -55,8 +73,15 @@ def _over_seeds(values: Sequence[float]) -> str:
     return format_value(interval.mean, interval.half_width)
 
 
-def outcomes_table(values: Mapping[str, MetricValue], metrics: Sequence[MetricSpec], fmt: str = "plain") -> str:
-    """One SAE's metrics: value, standard error over evaluation units, how many, and how to read it.
+def outcomes_table(
+    values: Mapping[str, MetricValue],
+    metrics: Sequence[MetricSpec],
+    fmt: str = "plain",
+    *,
+    units: Mapping[str, str] | None = None,
+) -> str:
+    """One SAE's metrics: value, standard error over evaluation units, how many of which, and how to read it. `units`:
+    metric -> what its `n` counts.
 
     Raises:
         ConfigError: the format is unknown.
@@ -67,8 +92,9 @@ def outcomes_table(values: Mapping[str, MetricValue], metrics: Sequence[MetricSp
             found = values[metric.name]
             error = "-" if found.stderr is None else f"{found.stderr:.2g}"
             better = "-" if metric.better == "none" else metric.better
-            rows.append([metric.name, f"{found.value:.5g}", error, str(found.n), better, f"v{metric.version}"])
-    return render(rows, ["metric", "value", "stderr", "n", "better", "version"], fmt)
+            unit = (units or {}).get(metric.name, "-")
+            rows.append([metric.name, f"{found.value:.5g}", error, str(found.n), unit, better, f"v{metric.version}"])
+    return render(rows, ["metric", "value", "stderr", "n", "of", "better", "version"], fmt)
 
 
 def controls_table(

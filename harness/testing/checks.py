@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError, HarnessError, PluginError, UnknownNameError
+from ..errors import ConfigError, HarnessError
 from ..interfaces.specs import Option, SAESpec, TrainerSpec
 from ..plugins import Catalogue, Provided
 from .analysis_checks import ANALYSIS_CHECKS, AnalysisBench
 from .bench import MethodBench, require
 from .evaluator_checks import EVALUATOR_CHECKS, EvaluatorBench
+from .installed import owner_of
 from .sae_checks import SAE_CHECKS
 from .terms import DEFAULT_TERM_CHECKS, TERM_CHECKS
 from .trainer_checks import SPEC_CHECKS, TRAINED_CHECKS, UNTRAINED_CHECKS
@@ -78,6 +79,7 @@ def run_checks(
     Raises:
         UnknownNameError: the distribution is not installed.
         PluginError: it is installed and fails to load.
+        NameClashError: it shares a name with another distribution.
         ConfigError: `expected_failures` names no check, or gives no reason.
     """
     checks = collect_checks(distribution, catalogue, expected_failures=expected_failures)
@@ -99,7 +101,7 @@ def collect_checks(
 
     Raises: as `run_checks`.
     """
-    name = _owner(distribution, catalogue)
+    name = owner_of(distribution, catalogue)
     checks = [
         *_distribution_checks(name, catalogue),
         *_sae_checks(name, catalogue),
@@ -110,32 +112,11 @@ def collect_checks(
     return _with_expected(checks, expected_failures or {})
 
 
-def _owner(distribution: str, catalogue: Catalogue) -> str:
-    """The distribution's name as the catalogue writes it."""
-    installed = {plugin.distribution for plugin in catalogue.plugins}
-    wanted = distribution.lower().replace("_", "-").replace(".", "-")
-    if wanted in installed:
-        return wanted
-    for failure in catalogue.failures:
-        if failure.distribution == wanted:
-            raise PluginError(f"{failure} Mend that first: nothing of it can be checked.")
-    mend = "Give the name under which pip installed it; `sae-harness plugins` lists them."
-    if distribution in catalogue.trainers:
-        mend = f"The method {distribution!r} is provided by {catalogue.trainers[distribution].distribution}."
-    raise UnknownNameError.of("distribution", distribution, installed, mend)
-
-
 def _distribution_checks(distribution: str, catalogue: Catalogue) -> Iterator[Check]:
     def is_loaded_whole() -> None:
-        """Nothing of the distribution was left out, and it shares no name with another."""
+        """Nothing of the distribution was left out."""
         failures = [failure.cause for failure in catalogue.failures if failure.distribution == distribution]
         require(not failures, f"Left out while loading: {'; '.join(failures)}.")
-        clashes = [
-            f"{clash.what} {clash.name!r} of {' and '.join(clash.owners)}"
-            for clash in catalogue.clashes
-            if distribution in clash.owners
-        ]
-        require(not clashes, f"Names that others provide too: {', '.join(clashes)}. Rename yours.")
 
     def listing_it_loads_no_heavy_package() -> None:
         """Its plugin module and hooks import none of torch, transformers, datasets, sklearn, scipy."""

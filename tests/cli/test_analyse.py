@@ -5,9 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from harness import TrainingLog
+from harness.cli.analysis_files import Subject, attribution
 
 PLUGIN = """\
 from harness import AnalysisSpec, hookimpl
@@ -80,6 +85,40 @@ def args(target: object, *more: str, out: Path) -> tuple[str, ...]:
     return ("analyse", str(target), *more, "--suite", "micro", "--quiet", "--out", str(out))
 
 
+@dataclass
+class Part:
+    """A batch in which `active` latents fire on `n` tokens."""
+
+    active: int
+    n: int
+
+    @property
+    def codes(self) -> SimpleNamespace:
+        return SimpleNamespace(latents=[0] * self.active)
+
+    @property
+    def rows(self) -> list[int]:
+        return [0] * self.n
+
+
+def subject(origin: str, **fields) -> Subject:
+    sae = SimpleNamespace(config=SimpleNamespace(d_sae=64))
+    return Subject(label="label", origin=origin, sae=sae, sae_id="", **{"log": TrainingLog(), **fields})
+
+
+def test_a_figure_says_of_which_sae_it_is():
+    context = SimpleNamespace(encoded=lambda sae: [Part(30, 10), Part(2, 6)])
+    ours = subject("mine@abs weight=2", log=TrainingLog(seed=3), target_l0=4).measured(context)
+    saved = subject("runs/mine (relu)").measured(context)
+    assert ours.describe() == "mine@abs weight=2, L0 2 (target 4), seed 3"
+    assert saved.describe() == "runs/mine (relu), L0 2"
+    assert attribution(ours, saved, "suite tiny (lm, here)") == (
+        "mine@abs weight=2, L0 2 (target 4), seed 3 · reference: runs/mine (relu), L0 2"
+        " · suite tiny (lm, here) · d_sae 64"
+    )
+    assert subject("x").measured(SimpleNamespace(encoded=lambda sae: [])).describe() == "x"
+
+
 @needs_matplotlib
 def test_all_that_apply_to_a_method_are_run_and_written(looking, tmp_path):
     out = tmp_path / "out"
@@ -99,6 +138,9 @@ def test_all_that_apply_to_a_method_are_run_and_written(looking, tmp_path):
     document = json.loads((folder / "sizes" / "sizes.json").read_text())
     assert document["values"] == {"l0": 4.0}
     assert (document["analysis"], document["suite"], document["sae"]["architecture"]) == ("sizes", "micro", "topk")
+    assert (document["sae"]["l0"], document["sae"]["target_l0"]) == (4.0, 4)
+    svg = (folder / "sizes" / "sizes_by_batch.svg").read_text()
+    assert "topk, L0 4 (target 4), seed 1 · suite micro (" in svg
     log = json.loads((folder / "log_only" / "log_only.json").read_text())["values"]
     assert (log["method"], log["seed"]) == ("topk", 1)
     assert document["sae"]["seed"] == 1
@@ -143,7 +185,7 @@ def test_a_killed_run_leaves_what_was_there(looking, tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(analyse, "require_matplotlib", lambda: None)
+    monkeypatch.setattr(analyse, "require_matplotlib", lambda _: None)
     monkeypatch.setattr(analysis_files, "render_figure", killed)
     assert looking.invoke(*args("topk", "sizes", "--l0", "4", out=tmp_path)).exit_code == 130
     assert [path.name for path in folder.iterdir()] == ["sizes"]

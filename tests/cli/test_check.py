@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,6 +59,31 @@ def test_an_unknown_distribution_exits_2_with_the_nearest_names():
     done = invoke("sae-harnes")
     assert done.exit_code == 2
     assert "Did you mean sae-harness" in done.stderr
+
+
+def test_a_name_that_clashes_ends_the_check_with_one_line(monkeypatch):
+    """All its checks would fail for that one cause."""
+    monkeypatch.syspath_prepend(GOOD.parent / "clash")
+    done = CliRunner().invoke(
+        cli, ["check", "fixture-clash"], prog_name="sae-harness", env={"SAE_HARNESS_PLUGINS": "builtin,clash"}
+    )
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("Error: Nothing of fixture-clash is checked: method 'topk' is provided by fixture-clash and")
+    for name in [name for name in sys.modules if name.startswith("fixture_")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(("command", "told"), [("check", "Unknown distribution"), ("evaluate", "No saved SAE at nope")])
+def test_what_is_not_there_is_told_before_torch_is_imported(command, told):
+    script = (
+        "import sys\nfrom click.testing import CliRunner\nfrom harness.cli.main import cli\n"
+        f"done = CliRunner().invoke(cli, [{command!r}, 'nope'])\n"
+        f"print(done.exit_code, {told!r} in done.output, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "True", "False"]
 
 
 def test_a_distribution_whose_classes_are_missing_fails_each_check_of_them(monkeypatch):

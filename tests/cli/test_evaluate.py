@@ -47,10 +47,66 @@ def test_the_metrics_are_those_of_the_record(micro, saved):
 
 def test_the_table_says_what_the_sae_is(micro, saved):
     first, _, header, *rows = micro.ok(*evaluated(micro, saved)).splitlines()
-    assert first.startswith("topk · d_in 32 · d_sae 64 · ")
-    assert header.split() == ["metric", "value", "stderr", "n", "better", "version"]
+    told = "topk · seed 0 · target L0 4 · trained for suite micro · architecture topk · d_in 32 · d_sae 64 · "
+    assert first.startswith(told)
+    assert header.split() == ["metric", "value", "stderr", "n", "of", "better", "version"]
     assert rows[0].split()[:2] == ["l0", "4"]
+    units = {row.split()[0]: row.split()[4] for row in rows}
+    assert (units["l0"], units["dead_latent_fraction"], units["ce_loss_recovered"]) == (
+        "documents",
+        "latents",
+        "documents",
+    )
     assert rows[0].endswith("v1")
+
+
+def test_an_sae_from_elsewhere_is_shown_without_what_is_not_known(micro, copy):
+    (copy / "training.json").unlink()
+    first = micro.ok(*evaluated(micro, copy)).splitlines()[0]
+    assert first.startswith("method not known · architecture topk · d_in 32 · d_sae 64 · ")
+
+
+def test_an_sae_in_the_cache_is_shown_with_what_its_manifest_says(micro, saved):
+    wanted = json.loads((saved / "sae.json").read_text())["sae_id"]
+    files = micro.cache.glob("sae/**/sae.json")
+    folder = next(file.parent for file in files if json.loads(file.read_text())["sae_id"] == wanted)
+    first = micro.ok(*evaluated(micro, folder)).splitlines()[0]
+    assert first.startswith("topk (preset not known) · seed 0 · target L0 4 · architecture topk · ")
+
+
+def test_another_suite_than_it_was_trained_for_is_told(micro, copy):
+    file = copy / "training.json"
+    facts = json.loads(file.read_text())
+    facts["trained_as"] |= {"suite": "other", "preset": "strong"}
+    file.write_text(json.dumps(facts))
+    done = micro.invoke(*evaluated(micro, copy))
+    assert done.stdout.startswith("topk@strong · ")
+    assert "trained for suite other and is evaluated on suite micro" in done.stderr
+    assert micro.json(*evaluated(micro, copy))["trained_as"]["suite"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "absorption",
+            "Evaluator 'absorption' cannot run: labelled texts 'words' are not here: run: sae-harness fetch",
+        ),
+        ("ground_truth", "it needs a synthetic world, whose true features are known, and suite 'micro' is none"),
+        ("seed_stability", "it needs an SAE of the same method and another seed: give it with --twin"),
+    ],
+)
+def test_an_evaluator_that_was_named_and_cannot_run_is_refused(micro, saved, name, told):
+    assert told in micro.error(*evaluated(micro, saved, "--evaluators", f"core,{name}"))
+
+
+def test_all_evaluators_tell_what_was_skipped_each_reason_once(micro, saved):
+    done = micro.invoke(*evaluated(micro, saved, "--evaluators", "all", "--metrics", "absorption_rate"))
+    assert done.exit_code == 0
+    lines = done.stderr.splitlines()
+    assert "absorption skipped: labelled texts 'words' are not here: run: sae-harness fetch words" in lines
+    assert lines[0] == "None of the metrics asked for was measured."
+    assert len(lines) == len({line.partition("skipped: ")[2] for line in lines})
 
 
 def test_chosen_metrics_alone(micro, saved):
@@ -125,6 +181,4 @@ def test_the_evaluators_named_are_run_and_a_twin_is_looked_at(micro, saved, tmp_
     found = micro.json(*evaluated(micro, saved, "--evaluators", "seed_stability", "--twin", str(saved)))
     assert found["metrics"]["twin_share"]["value"] == 1.0
     assert {name: outcome["status"] for name, outcome in found["evaluations"].items()} == {"seed_stability": "done"}
-    alone = micro.json(*evaluated(micro, saved, "--evaluators", "seed_stability"))
-    assert alone["evaluations"]["seed_stability"]["status"] == "skipped"
     assert "geometry" in micro.error(*evaluated(micro, saved, "--evaluators", "geometri"))

@@ -87,6 +87,21 @@ def test_new_writes_an_installable_folder(invoke, tmp_path):
             compile(text, name, "exec")
 
 
+@pytest.mark.parametrize(("name", "owner"), [("topk", "sae-harness"), ("temporal", "sae-harness-temporal")])
+def test_new_refuses_the_name_of_a_method_installed_or_known(invoke, tmp_path, name, owner):
+    """Its plugin would clash: it could neither be run nor checked."""
+    done = invoke("new", name, "--into", str(tmp_path), only="builtin")
+    assert done.exit_code == 2
+    assert f"The method name {name!r} is taken by {owner}: choose another. Taken are april, batchtopk" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tables_keep_to_the_page(invoke):
+    done = invoke(only="")
+    assert max(map(len, done.stdout.splitlines())) <= 120
+    assert "temporal_stability" in done.stdout or "sparse_probing" in done.stdout
+
+
 def test_new_refuses_to_overwrite(invoke, tmp_path):
     invoke("new", "my_idea", "--into", str(tmp_path))
     done = invoke("new", "my_idea", "--into", str(tmp_path))

@@ -13,7 +13,9 @@ ONE = ("--l0", "4", "--seeds", "1", "--quiet")
 
 def test_it_trains_and_shows_a_row_for_each_l0(fresh):
     out = fresh.ok("run", "jumprelu", "--suite", "micro", "--l0", "2,8", "--seeds", "2", "--quiet")
-    protocol, _, header, *rows = out.splitlines()
+    protocol, table, *_ = out.split("\n\n")
+    header, *rows = table.splitlines()
+    assert max(map(len, out.splitlines())) <= 120
     assert (
         protocol
         == "micro · lm · blocks.0.hook_resid_post · d_sae 64 · L0 2–8 · 4.096 k tokens · 2 seeds · for tests alone"
@@ -81,6 +83,28 @@ def test_set_changes_an_option_and_is_kept_in_the_record(project):
     assert record["provenance"]["command"] == "sae-harness run topk --suite micro --set aux_weight=1 --set lr=2e-2"
 
 
+def test_the_rows_are_called_by_the_options_that_were_set(project):
+    table = project.ok(*RUN, *ONE, "--set", "aux_weight=1", "--set", "lr=2e-2", "--format", "csv").splitlines()
+    assert table[1].startswith("topk aux_weight=1 lr=0.02,4,")
+
+
+def test_an_sae_that_is_worse_than_none_is_told_in_a_note(project):
+    asked = (*RUN, *ONE, "--set", "lr=20", "--metrics", "fvu")
+    told = "Worse than predicting the mean: topk lr=20 at L0 4 (fvu "
+    assert project.ok(*asked).splitlines()[-1].startswith(told)
+    done = project.invoke(*asked, "--format", "csv")
+    assert told in done.stderr
+    assert told not in done.stdout
+
+
+def test_what_was_skipped_is_told_under_the_table(project):
+    done = project.invoke(*RUN, *ONE, "--evaluators", "all")
+    assert done.exit_code == 0, done.output
+    assert "absorption skipped: labelled texts 'words' are not here: run: sae-harness fetch words" in done.stderr
+    assert "ground_truth" in done.stderr
+    assert project.invoke(*RUN, *ONE).stderr == ""
+
+
 def test_set_base_chooses_the_base(project, install_methods):
     install_methods()
     project = type(project)(project.root, plugins="builtin,methods")
@@ -107,6 +131,9 @@ def test_out_copies_the_saes(project, tmp_path):
     assert folders == ["topk-l0-4-seed-0", "topk-l0-4-seed-1"]
     files = {p.name for p in (tmp_path / "saes" / folders[0]).iterdir()}
     assert files == {"sae.json", "sae.safetensors", "training.json"}
+    facts = json.loads((tmp_path / "saes" / folders[1] / "training.json").read_text())
+    assert facts["trained_as"] == {"method": "topk", "preset": "", "target_l0": 4, "suite": "micro"}
+    assert facts["seed"] == 1
     assert done.stderr.splitlines()[-1] == f"Copied 2 SAEs to {tmp_path / 'saes'}."
 
 
@@ -140,6 +167,13 @@ def test_a_failed_evaluation_is_told_on_stderr_and_run_again(project, install_me
         ((*RUN, "--set", "bogus=1"), "unknown option 'bogus'; allowed are aux_k_fraction, aux_weight"),
         ((*RUN, "--set", "lr=fast"), "option lr must be of type float, got 'fast'"),
         ((*RUN, "--set", "lr=nan"), "only finite numbers"),
+        ((*RUN, "--set", "lr=-1"), "topk: option lr must be above 0, got -1."),
+        (("run", "topk", "--suite", "micro", "--evaluators", "absorption"), "run: sae-harness fetch words"),
+        (
+            (*RUN, "--evaluators", "core,ground_truth"),
+            "Evaluator 'ground_truth' cannot run: it needs a synthetic world",
+        ),
+        ((*RUN, "--seeds", "1", "--evaluators", "seed_stability"), "another seed: train --seeds 2 or more"),
         ((*RUN, "--set", "base=relu"), "unknown option 'base'"),
         ((*RUN, "--format", "pdf"), "'pdf' is not one of"),
     ],

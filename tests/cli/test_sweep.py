@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
@@ -56,6 +57,20 @@ def test_a_dry_run_counts_what_is_missing_and_makes_nothing(project, grid):
     assert set(project.artefacts("sae")) == before
 
 
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="figures are an optional extra")
+def test_a_figure_shows_differences_from_the_plain_combination(project, tmp_path):
+    path, figure = tmp_path / "drawn.yaml", tmp_path / "drawn.svg"
+    path.write_text(
+        "suite: micro\nl0: [2, 8]\nseeds: 2\nmethods: {topk: {}, batchtopk: {options: {lr: [0.01, 0.02]}}, random: {}}"
+    )
+    told = project.invoke("sweep", str(path), "--quiet", "--figure", str(figure), "--metrics", "fvu")
+    assert told.exit_code == 0, told.output
+    drawn = figure.read_text()
+    assert "difference from topk" in drawn
+    assert "No verdict is given" in drawn
+    assert all(f">{label}</text>" in drawn for label in ("batchtopk", "random", "0.01", "0.02"))
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -77,6 +92,33 @@ def test_a_bad_file_is_one_line(micro, tmp_path, text, told):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     assert told in micro.error("sweep", str(path), "--quiet")
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("--figure", "nodir/s.png"), "there is no folder nodir: make it first"),
+        (
+            ("--figure", "s.png", "--over", "nope"),
+            "--over nope: this sweep does not vary it in numbers; what it varies: ",
+        ),
+        (("--over", "nope"), "what it varies: lr, aux_weight."),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_told_before_anything_is_trained(
+    micro, grid, tmp_path, monkeypatch, args, told
+):
+    monkeypatch.chdir(tmp_path)
+    for more in ((), ("--dry-run",)):
+        assert told in micro.error("sweep", str(grid), *args, *more)
+
+
+def test_a_figure_needs_an_option_with_several_numbers(micro, tmp_path):
+    path = tmp_path / "one.yaml"
+    path.write_text("suite: micro\nmethods: {topk: {options: {lr: [0.01]}}, random: {}}")
+    assert "no option of this sweep has several numbers" in micro.error(
+        "sweep", str(path), "--figure", str(tmp_path / "s.png"), "--dry-run"
+    )
 
 
 def test_a_missing_file_is_one_line(micro, tmp_path):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
+from harness.cli import unlearn
 from harness.cli.unlearn import undominated
 
 
@@ -64,10 +67,15 @@ def test_lines_of_text_will_do(micro, saved, texts):
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (("--selectors", "rate"), "--selectors is written as"),
+        (("--selectors", "rate"), "Error: --selectors must be names with thresholds"),
         (("--selectors", "best:1"), "Unknown ways to choose latents: best"),
-        (("--budget", "0"), "--budget above 0"),
-        (("--texts", "3"), "3 texts"),
+        (("--latents", "2, 0"), "Error: --latents must be whole numbers of at least 1, such as '5, 20'; got '2, 0'"),
+        (("--strengths", "-1"), "Error: --strengths must be numbers of at least 0, such as '1, 4, 16'; got '-1'"),
+        (("--strengths", "nan"), "--strengths must be"),
+        (("--budget", "0"), "--budget must be above 0, got 0"),
+        (("--texts", "3"), "--texts must be at least 8, got 3"),
+        (("--measured", "7"), "--measured must be at least 8, got 7"),
+        (("--max-tokens", "1"), "--max-tokens must be at least 2"),
     ],
 )
 def test_settings_that_make_no_sense_are_one_line(micro, saved, texts, more, told):
@@ -87,6 +95,31 @@ def test_files_that_hold_no_texts_are_one_line(micro, saved, texts, tmp_path, na
     (tmp_path / name).write_text(content)
     line = micro.error("unlearn", str(saved), "--forget", str(tmp_path / name), "--retain", str(texts / "retain.txt"))
     assert told in line
+
+
+def test_too_few_texts_are_counted_in_the_users_terms(micro, saved, texts, tmp_path):
+    (tmp_path / "ten.txt").write_text("".join(f"text {n}\n" for n in range(10)) + "text 0\n")
+    files = ("--forget", str(tmp_path / "ten.txt"), "--retain", str(texts / "retain.txt"))
+    line = micro.error("unlearn", str(saved), *files)
+    assert "ten.txt holds 10 different texts, 16 are needed: half are to choose settings on" in line
+    assert "at least 16 different ones" in " ".join(micro.ok("unlearn", "--help").split())
+
+
+def test_the_least_number_of_texts_is_that_of_the_evaluation():
+    from harness.evaluation import unlearning_sweep
+
+    assert unlearn._LEAST == unlearning_sweep._LEAST_TEXTS
+
+
+def test_a_missing_sae_is_told_before_torch_is_imported(texts):
+    files = ["--forget", str(texts / "forget.txt"), "--retain", str(texts / "retain.txt")]
+    script = (
+        "import sys\nfrom click.testing import CliRunner\nfrom harness.cli.main import cli\n"
+        f"done = CliRunner().invoke(cli, ['unlearn', '/nope', *{files!r}])\n"
+        "print(done.exit_code, 'No saved SAE at /nope' in done.output, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "True", "False"]
 
 
 def test_a_text_on_both_sides_is_refused(micro, saved, texts):

@@ -66,10 +66,46 @@ def test_presets_and_methods_have_their_own_rows_and_no_target_is_a_dash(factory
     assert [(r["method"], r["target L0"]) for r in rows] == [("topk", "32"), ("topk@abs", "32"), ("identity", "-")]
 
 
+def test_saes_that_are_worse_than_none_are_named_below_the_table(factory):
+    records = [factory.make_record(seed=s, target_l0=8, values={"fvu": v}) for s, v in ((0, 2e10), (1, 0.5), (2, 1.5))]
+    labels = {record.key: "topk lr=5" for record in records}
+    note = records_table(records, [FVU], labels=labels).split("\n\n")[1]
+    assert note == "Worse than predicting the mean: topk lr=5 at L0 8 (fvu 2e+10 of seed 0, 1.5 of seed 2)."
+    assert "Worse" not in records_table(records[1:2], [FVU])
+    assert "Worse" not in records_table(records, [FVU], "csv")
+
+
+def test_a_table_that_is_too_wide_goes_on_below_itself(factory):
+    specs = [MetricSpec(name=f"metric_of_a_long_name_{n}", better="lower", formula="a") for n in range(9)]
+    records = [factory.make_record(target_l0=k, values={s.name: 0.5 for s in specs}) for k in (8, 16)]
+    table = records_table(records, specs)
+    assert max(map(len, table.splitlines())) <= 120
+    blocks = [block.splitlines() for block in table.split("\n\n")]
+    assert len(blocks) > 1
+    assert all([row.split()[:2] for row in rows] == [["topk", "8"], ["topk", "16"]] for _, *rows in blocks)
+    shown = [word for head, *_ in blocks for word in head.split()]
+    assert [word for word in shown if word.startswith("metric")] == [s.name for s in specs]
+    assert len(records_table(records, specs, "md").split("\n\n")) == 1
+
+
+def test_what_n_counts_is_named():
+    values = {"mse": MetricValue(value=0.1, n=24)}
+    [row] = rows_of(outcomes_table(values, [MSE], "csv", units={"mse": "documents"}))
+    assert (row["n"], row["of"]) == ("24", "documents")
+
+
 def test_outcomes_show_value_error_units_and_version():
     values = {"mse": MetricValue(value=0.1234567, n=24, stderr=0.00123), "ratio": MetricValue(value=2.0, n=5)}
     first, second = rows_of(outcomes_table(values, [RATIO, MSE, FVU], "csv"))
-    assert first == {"metric": "ratio", "value": "2", "stderr": "-", "n": "5", "better": "-", "version": "v1"}
+    assert first == {
+        "metric": "ratio",
+        "value": "2",
+        "stderr": "-",
+        "n": "5",
+        "of": "-",
+        "better": "-",
+        "version": "v1",
+    }
     assert second["value"] == "0.12346"
     assert (second["stderr"], second["n"], second["better"], second["version"]) == ("0.0012", "24", "lower", "v3")
 

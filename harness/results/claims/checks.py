@@ -23,7 +23,7 @@ def check_number(library: Library, check: Check, numbers: Sequence[Written], *, 
     """
     readings, problem = library.read(check.reference)
     if problem:
-        return Ruling(status="unsupported", reason=problem)
+        return Ruling(status="unresolved", reason=problem)
     absent = [r.why for r in readings if r.value is None]
     if check.aggregate != "each":
         if absent:
@@ -39,7 +39,7 @@ def check_bound(library: Library, bound: Bound, number: Written) -> Ruling:
     """Whether `number OPERATOR value` holds for every record chosen."""
     readings, problem = library.read(bound.reference)
     if problem:
-        return Ruling(status="unsupported", reason=problem)
+        return Ruling(status="unresolved", reason=problem)
     compared = _COMPARE[bound.operator]
     return worst([_held(r, r.value is not None and compared(number.value, r.value)) for r in readings])
 
@@ -48,7 +48,7 @@ def check_assertion(library: Library, assertion: Assertion) -> Ruling:
     """Whether `value OPERATOR number` holds for every record chosen."""
     readings, problem = library.read(assertion.reference)
     if problem:
-        return Ruling(status="unsupported", reason=problem)
+        return Ruling(status="unresolved", reason=problem)
     return worst([_held(r, r.value is not None and _compared(assertion, r.value)) for r in readings])
 
 
@@ -67,7 +67,7 @@ def check_same(library: Library, same: Same) -> Ruling:
     """Whether all records chosen have one value."""
     readings, problem = library.read(same.reference)
     if problem:
-        return Ruling(status="unsupported", reason=problem)
+        return Ruling(status="unresolved", reason=problem)
     told = [r for r in readings if r.value is not None or r.text]
     values: dict[object, Reading] = {}
     for reading in told:
@@ -86,10 +86,10 @@ def one_value(library: Library, reference: Reference) -> tuple[float, float | No
     """(mean over seeds, half-width of its interval, seeds) of one method's field, or why there is none."""
     readings, problem = library.read(reference)
     if problem:
-        return Ruling(status="unsupported", reason=problem)
+        return Ruling(status="unresolved", reason=problem)
     groups = _seeds_together(readings)
     if len(groups) > 1:
-        return Ruling(status="unsupported", reason=f"{reference.side} is {len(groups)} records: name one")
+        return Ruling(status="unresolved", reason=f"{reference.side} is {len(groups)} records: name one")
     values = [r.value for r in groups[0] if r.value is not None]
     for reading in groups[0]:
         if reading.value is None:

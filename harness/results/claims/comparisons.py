@@ -37,8 +37,8 @@ def check_comparison(library: Library, claim: Compare, terms: Terms) -> tuple[Ru
     """(ruling, sign of first - second as claimed, the metric's direction)."""
     sides = [_side(library, side, claim.at_l0) for side in (claim.first, claim.second)]
     for _, problem in sides:
-        if problem:
-            return Ruling(status="unsupported", reason=problem), 0, "none"
+        if problem is not None:
+            return problem, 0, "none"
     first, second = sides[0][0], sides[1][0]
     kinds = {e.kind == "harness" for e in (*first, *second)}
     metric = claim.field.rpartition(".")[2]
@@ -57,21 +57,23 @@ def row_of(library: Library, claim: Compare, terms: Terms) -> ComparisonRow | Ru
     """The row that `compare` gives for the claim's metric, or why there is none; of the harness's own records."""
     sides = [_side(library, side, claim.at_l0) for side in (claim.first, claim.second)]
     for _, problem in sides:
-        if problem:
-            return Ruling(status="unsupported", reason=problem)
+        if problem is not None:
+            return problem
     return _row(library, claim, terms, sides[0][0], sides[1][0])
 
 
-def _side(library: Library, side: Side, at_l0: float | None) -> tuple[list[Evidence], str]:
-    """The records of a side; all L0s of a method belong to it, since the comparison is at matched L0."""
+def _side(library: Library, side: Side, at_l0: float | None) -> tuple[list[Evidence], Ruling | None]:
+    """The records of a side, or why there are none; all L0s of a method belong to it, since the comparison is at
+    matched L0."""
     chosen, problem = library.choose(side)
     own = {(e.study, e.method) for e in chosen if e.kind == "harness"}
     if problem and chosen and len(own) == 1 and all(e.kind == "harness" for e in chosen):
-        return chosen, ""
+        return chosen, None
     if at_l0 is not None and chosen and all(e.kind != "harness" for e in chosen):
         found = [e for e in chosen if (l0 := e.l0()) and abs(l0[1] / at_l0 - 1) <= library.tolerances.l0_match]
-        return (found, "") if found else ([], f"{side} was not measured at L0 {at_l0:g}")
-    return chosen, problem
+        absent = Ruling(status="unsupported", reason=f"{side} was not measured at L0 {at_l0:g}")
+        return found, None if found else absent
+    return chosen, Ruling(status="unresolved", reason=problem) if problem else None
 
 
 def _claimed_sign(claim: Compare, better: Better) -> int:
@@ -115,7 +117,7 @@ def _row(
     held = {name for record in (*ours, *theirs) for name in record.metrics}
     metric = claim.field.rpartition(".")[2]
     if metric not in held:
-        return Ruling(status="unsupported", reason=f"{metric} is in neither side's records")
+        return Ruling(status="unresolved", reason=f"{metric} is in neither side's records")
     if metric not in terms.specs:
         return Ruling(status="unsupported", reason=f"no installed evaluator says what {metric} is")
     specs = [replace(s, compared=True) if n == metric else s for n, s in terms.specs.items() if n in held]
@@ -157,7 +159,9 @@ def _of_foreign(
     readings = [[library.reading(e, claim.field) for e in side] for side in (first, second)]
     absent = next((r.why for side in readings for r in side if r.value is None), "")
     if absent:
-        return Ruling(status="unsupported", reason=f"{absent}: there is nothing to compare")
+        nowhere = all(r.unknown for side in readings for r in side)
+        status = "unresolved" if nowhere else "unsupported"
+        return Ruling(status=status, reason=f"{absent}: there is nothing to compare")
     a, b = ([r.value or 0.0 for r in side] for side in readings)
     means = (sum(a) / len(a), sum(b) / len(b))
     told = f"{_shown(readings[0])} is {said(means[0])}, {_shown(readings[1])} is {said(means[1])}"

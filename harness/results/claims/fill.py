@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from ...errors import ConfigError
 from .checks import one_value
 from .comparisons import Terms, row_of
 from .grammar import Compare, Fill
@@ -12,12 +11,8 @@ from .library import Library
 from .outcome import Ruling
 
 
-def filled(library: Library, terms: Terms, annotation: Fill | Compare, *, where: str) -> str | Ruling:
-    """The text that stands for an annotation, or why there is none.
-
-    Raises:
-        ConfigError: the format asked for is none.
-    """
+def filled(library: Library, terms: Terms, annotation: Fill | Compare) -> str | Ruling:
+    """The text that stands for an annotation, or why there is none."""
     if isinstance(annotation, Compare):
         return _compared(library, terms, annotation)
     found = one_value(library, annotation.reference)
@@ -33,9 +28,8 @@ def filled(library: Library, terms: Terms, annotation: Fill | Compare, *, where:
         try:
             return format(value, annotation.format)
         except ValueError:
-            raise ConfigError(
-                f"{where}: {annotation.format!r} is no format of a number: write as in Python, .3f, .1% or +.2e, or ±."
-            ) from None
+            told = f"{annotation.format!r} is no format of a number: write as in Python, .3f, .1% or +.2e, or ±"
+            return Ruling(status="unresolved", reason=told)
     return _shown(value, _decimals(half_width) if half_width else None)
 
 

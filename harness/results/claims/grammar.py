@@ -115,7 +115,14 @@ class Ignore:
     reason: str
 
 
-Annotation = Fill | Check | Bound | Assertion | Compare | Same | Ignore
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Malformed:
+    """What is written as an annotation and is none of the forms."""
+
+    reason: str
+
+
+Annotation = Fill | Check | Bound | Assertion | Compare | Same | Ignore | Malformed
 TAKES_NUMBER = (Check, Bound)
 
 _REFERENCE = re.compile(r"[^\s{}:|]+/[^\s{}:|]+\Z")
@@ -162,10 +169,10 @@ def reference(text: str, where: str) -> Reference:
         ConfigError: it is not of that form.
     """
     if not _REFERENCE.match(text):
-        raise ConfigError(f"{where}: {text!r} is no reference: write RECORD/FIELD, such as topk/l0=32/fvu.")
+        raise ConfigError(f"{where}: {text!r} is no reference: write RECORD/FIELD, such as tiny/topk/l0=32/fvu.")
     path, _, field = text.rpartition("/")
     if not field or "=" in field:
-        raise ConfigError(f"{where}: {text!r} ends in no field: write RECORD/FIELD, such as topk/l0=32/fvu.")
+        raise ConfigError(f"{where}: {text!r} ends in no field: write RECORD/FIELD, such as tiny/topk/l0=32/fvu.")
     return Reference(side=side(path, where), field=field)
 
 

@@ -38,6 +38,9 @@ class Reading:
     """Rules by which the number may not be used."""
     why: str = ""
     """Why there is no value."""
+    unknown: bool = False
+    """Whether the record has nothing of that name, or several things: then the reference is at fault, not the record.
+    """
 
     @property
     def name(self) -> str:
@@ -76,7 +79,7 @@ class Library:
         named = [e for e in self.evidence if _is_named(e, side.record)]
         if not named:
             near = difflib.get_close_matches(
-                side.record, {n for e in self.evidence for n in _names(e)}, n=2, cutoff=0.5
+                side.record, {n for e in self.evidence for n in _names(e)}, n=2, cutoff=0.7
             )
             hint = f"; near it: {', '.join(near)}" if near else ""
             return [], f"no record {side.record}{hint}"
@@ -100,16 +103,19 @@ class Library:
         chosen, problem = self.choose(reference.side)
         if problem:
             return [], problem
-        return [self.reading(e, reference.field) for e in chosen], ""
+        readings = [self.reading(e, reference.field) for e in chosen]
+        return (readings, "") if not all(r.unknown for r in readings) else ([], readings[0].why)
 
     def reading(self, record: Evidence, field: str) -> Reading:
         """What one record says of a field."""
         found = list(_values(record, field))
         if not found:
-            return Reading(record=record, field=field, value=None, why=self._absent(record, field))
+            why, unknown = self._absent(record, field)
+            return Reading(record=record, field=field, value=None, why=why, unknown=unknown)
         if len(found) > 1:
             shown = " and ".join(path for path, *_ in found)
-            return Reading(record=record, field=field, value=None, why=f"{field} is {shown}: name one of them")
+            why = f"{field} is {shown}: name one of them"
+            return Reading(record=record, field=field, value=None, why=why, unknown=True)
         path, part, value = found[0]
         verdict = self.verdicts[record.name].get(part)
         taint = verdict.rules if verdict is not None and verdict.status == "tainted" else ()
@@ -177,17 +183,19 @@ class Library:
             return record.training is not None and record.training.seed == wanted
         return key == "d_sae" and record.d_sae == wanted
 
-    def _absent(self, record: Evidence, field: str) -> str:
-        """Why a record has no such field: an evaluation that is missing, or nothing of that name."""
+    def _absent(self, record: Evidence, field: str) -> tuple[str, bool]:
+        """Why a record has no such field, an evaluation that is missing or nothing of that name; and whether no record
+        could be expected to have it."""
         evaluation, _, metric = field.rpartition(".")
         verdict = self.verdicts[record.name].get(evaluation)
         name = place(record)
         if verdict is not None and verdict.status in ("missing", "failed", "skipped"):
             rules = f" ({' '.join(verdict.rules)})" if verdict.rules else ""
-            return f"{evaluation} is {verdict.status} in {name}{rules}"
+            return f"{evaluation} is {verdict.status} in {name}{rules}", False
         known = {m for e in record.evaluations.values() for m in e.metrics}
         near = difflib.get_close_matches(metric or field, known, n=2, cutoff=0.75)
-        return f"{name} has no {field}" + (f"; near it: {', '.join(near)}" if near else "")
+        known_of_all = field in _OWN or (evaluation == "training" and metric in _TRAINING)
+        return f"{name} has no {field}" + (f"; near it: {', '.join(near)}" if near else ""), not known_of_all
 
 
 def place(record: Evidence) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Status = Literal["supported", "refuted", "unsupported", "unbound"]
-"""`refuted`: the records say otherwise. `unsupported`: they do not say so (no such record or field, tainted, too few
-seeds, not comparable, within noise). `unbound`: a number or a claim that is bound to no record."""
+Status = Literal["supported", "refuted", "unresolved", "unsupported", "unbound"]
+"""`refuted`: the records say otherwise. `unresolved`: an annotation that is none, or whose reference names no record,
+several, or a field that none of them has. `unsupported`: the records do not say so (tainted, too few seeds, not
+comparable, within noise, not measured). `unbound`: a number or a claim that is bound to no record."""
 
-Kind = Literal["number", "comparison", "fill", "words"]
+Kind = Literal["number", "comparison", "fill", "words", "annotation"]
+"""`annotation`: what is written as one and is none."""
 
-GRAVITY: tuple[Status, ...] = ("refuted", "unsupported", "unbound", "supported")
+GRAVITY: tuple[Status, ...] = ("refuted", "unresolved", "unsupported", "unbound", "supported")
 """The gravest first."""
 
 
@@ -48,3 +50,11 @@ def worst(rulings: list[Ruling]) -> Ruling:
             rest = f"; and {len(shown) - 3} more" if len(shown) > 3 else ""
             return Ruling(status=status, reason="; ".join(shown[:3]) + rest)
     raise ValueError("no rulings")
+
+
+def together(rulings: list[Ruling]) -> Ruling:
+    """One ruling of an annotation that was looked at in several ways: the gravest status, and every reason that finds
+    fault, the gravest first."""
+    ordered = sorted(rulings, key=lambda r: GRAVITY.index(r.status))
+    faults = [r.reason for r in ordered if r.status != "supported"] or [r.reason for r in ordered]
+    return Ruling(status=ordered[0].status, reason="; ".join(faults))

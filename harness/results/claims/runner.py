@@ -10,11 +10,11 @@ from .bindings import Claim
 from .checks import check_assertion, check_bound, check_number, check_same
 from .comparisons import Terms, check_comparison
 from .fill import filled
-from .grammar import Annotation, Assertion, Check, Compare, Fill, Ignore, Same
+from .grammar import Annotation, Assertion, Check, Compare, Fill, Ignore, Malformed, Same
 from .grammar import Bound as NumberBound
 from .library import Library
 from .numbers import Written
-from .outcome import Kind, Outcome, Ruling
+from .outcome import Kind, Outcome, Ruling, together
 from .text import Bound, Sentence, sentences
 from .words import claim_words, contradiction
 
@@ -35,7 +35,7 @@ class Report:
         return sum(o.status == status for o in self.outcomes)
 
 
-_BINDS_WORDS = (Compare, Same, NumberBound, Assertion)
+_BINDS_WORDS = (Compare, Same, NumberBound, Assertion, Malformed)
 """A number that is right does not make a sentence right that says more of it."""
 
 
@@ -45,7 +45,7 @@ def check_text(
     """Hold a text to records. `name` names it in errors.
 
     Raises:
-        ConfigError: an annotation is malformed, or a sentence of the bindings is not in the text.
+        ConfigError: an annotation is not closed, or a sentence of the bindings is not in the text.
     """
     found = sentences(text, latex=latex, name=name)
     _bind(found, bindings)
@@ -53,7 +53,8 @@ def check_text(
     values: dict[tuple[int, int], str] = {}
     for sentence in found:
         for bound in sentence.bounds:
-            outcomes += _outcomes(library, terms, sentence, bound, values)
+            if not isinstance(bound.annotation, Ignore):
+                outcomes.append(_outcome(library, terms, sentence, bound, values))
         if not any(isinstance(b.annotation, Ignore) for b in sentence.bounds):
             outcomes += _unbound(library, sentence)
     ignored = sum(any(isinstance(b.annotation, Ignore) for b in s.bounds) for s in found)
@@ -93,16 +94,15 @@ def _in_sentence(sentence: Sentence, number: Written, claim: str, taken: set[int
     raise ConfigError(f"Claim {claim}: the number {number.text} is not in its sentence {sentence.text!r:.120}.")
 
 
-def _outcomes(
+def _outcome(
     library: Library, terms: Terms, sentence: Sentence, bound: Bound, values: dict[tuple[int, int], str]
-) -> list[Outcome]:
+) -> Outcome:
     annotation = bound.annotation
     numbers = " ".join(n.text for n in bound.numbers)
-    claim = bound.source if bound.id else f"{numbers} {bound.source}".strip()
     found: list[Ruling] = []
-    if isinstance(annotation, Ignore):
-        return []
-    if isinstance(annotation, Check):
+    if isinstance(annotation, Malformed):
+        found.append(Ruling(status="unresolved", reason=annotation.reason))
+    elif isinstance(annotation, Check):
         found.append(check_number(library, annotation, bound.numbers, spread=bound.spread))
     elif isinstance(annotation, NumberBound):
         found.append(check_bound(library, annotation, bound.numbers[-1]))
@@ -110,36 +110,36 @@ def _outcomes(
         found.append(check_assertion(library, annotation))
     elif isinstance(annotation, Same):
         found.append(check_same(library, annotation))
-    elif isinstance(annotation, Fill) or annotation.relation == "vs":
-        value = filled(library, terms, annotation, where=f"line {bound.line}")
+    elif isinstance(annotation, Fill) or (isinstance(annotation, Compare) and annotation.relation == "vs"):
+        value = filled(library, terms, annotation)
         if isinstance(value, Ruling):
             found.append(value)
         else:
             values[bound.start, bound.end] = value
             found.append(Ruling(status="supported", reason=f"filled in: {value}"))
-    else:
+    elif isinstance(annotation, Compare):
         ruling, sign, better = check_comparison(library, annotation, terms)
         found.append(ruling)
         said = contradiction(sentence.text, annotation.field, sign, better)
         if said:
             found.append(Ruling(status="refuted", reason=said))
-    return [
-        Outcome(
-            status=ruling.status,
-            line=bound.line,
-            claim=claim,
-            reason=ruling.reason,
-            kind=_kind(annotation),
-            sentence=sentence.text,
-            id=bound.id,
-        )
-        for ruling in found
-    ]
+    ruling = together(found)
+    return Outcome(
+        status=ruling.status,
+        line=bound.line,
+        claim=bound.source if bound.id else f"{numbers} {bound.source}".strip(),
+        reason=ruling.reason,
+        kind=_kind(annotation),
+        sentence=sentence.text,
+        id=bound.id,
+    )
 
 
 def _kind(annotation: Annotation) -> Kind:
     if isinstance(annotation, Fill) or (isinstance(annotation, Compare) and annotation.relation == "vs"):
         return "fill"
+    if isinstance(annotation, Malformed):
+        return "annotation"
     return "comparison" if isinstance(annotation, (Compare, Same, Assertion)) else "number"
 
 
@@ -165,7 +165,7 @@ def _rewritten(text: str, found: Sequence[Sentence], values: dict[tuple[int, int
     for bound in sorted((b for s in found for b in s.bounds if b.end > b.start), key=lambda b: b.start):
         value = values.get((bound.start, bound.end))
         before = text[last : bound.start]
-        if value is None and _kind(bound.annotation) == "fill":
+        if value is None and _kind(bound.annotation) in ("fill", "annotation"):
             parts.append(text[last : bound.end])
         elif value is None:
             closes = text[bound.end : bound.end + 1] in tuple(".,;:!?)")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ...errors import ConfigError
-from .grammar import TAKES_NUMBER, Annotation, parse
+from .grammar import TAKES_NUMBER, Annotation, Malformed, parse
 from .numbers import Written, written
 
 _BODY = r"\{\{(?P<body>[^{}\n\\]+)\}\}"
@@ -49,8 +49,13 @@ _LATEX_UNSEEN = (
     re.compile(r"\b\d*\.?\d+(?:pt|cm|mm|em|ex|in)\b"),
 )
 _BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+]\s|\d+[.)]\s|#|>|\||\\item\b|\\section|\\subsection))")
-_END = re.compile(r"[.!?][\"'”’)\]*_]*(?=\s+[\"'“(\[*_$\\]*[A-Z0-9]|\s*\Z)")
+_END = re.compile(r"[.!?][\"'”’)\]*_]*(?=\s+[\"'“(\[*_$\\]*(?P<next>[^\W_])|\s*\Z)")
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|et al|cf|vs|approx|resp|[Ff]igs?|Eq|Sec|Tab|No|ca)|\b[A-Z])\.\Z")
+_GOES_ON = re.compile(
+    r"(?:\b(?:etc|incl|excl|viz|std|avg|max|min|dev|refs?|chs?|pp?|vol|est|w\.r\.t|a\.k\.a)|\.)\.\Z",
+    re.IGNORECASE,
+)
+"""What ends no sentence where a small letter follows. A sentence may begin with one: methods have no capitals."""
 _SPACED = re.compile(r" (?=[.,;:!?)](?:\s|\Z))")
 """What a masked annotation leaves before a mark."""
 _RANGE = re.compile(r"[\s}]*(?:–|--|-|to|and|through)[\s{]*\Z")
@@ -91,8 +96,10 @@ class Sentence:
 def sentences(text: str, *, latex: bool, name: str) -> list[Sentence]:
     """The sentences of a text, with their numbers and annotations.
 
+    An annotation that is none of the forms, or checks a number where none stands, becomes `Malformed`.
+
     Raises:
-        ConfigError: an annotation is malformed, or one that checks a number has none before it.
+        ConfigError: an annotation is not closed, so that it cannot be said what it is.
     """
     code = _masked(text, _LATEX_MASKS if latex else _MARKDOWN_MASKS)
     pattern = _LATEX if latex else _MARKDOWN
@@ -139,16 +146,21 @@ def _refuse_unclosed(prose: str, opens: re.Pattern[str], name: str) -> None:
 
 def _bound(match: re.Match[str], line: int, where: str, prose: str, home: Sentence | None) -> Bound:
     body = match["body"] or match["plain"]
-    annotation = parse(body, where)
     numbers: tuple[Written, ...] = ()
     spread = False
+    try:
+        annotation = parse(body, where)
+    except ConfigError as error:
+        annotation = Malformed(reason=str(error).removeprefix(f"{where}: "))
+        numbers, _ = _before(prose, match.start(), home)  # it was to check them: they are not reported again
     if isinstance(annotation, TAKES_NUMBER):
         numbers, spread = _before(prose, match.start(), home)
         wanted = 2 if getattr(annotation, "aggregate", "") == "range" else 1
         if not numbers or (wanted == 2 and (len(numbers) < 2 or spread)):
             what = "two numbers such as 0.08–0.24" if wanted == 2 else "a number"
-            raise ConfigError(f"{where}: {match[0]} checks what stands before it, and {what} does not stand there.")
-        if wanted == 1 and not spread:
+            told = f"It checks what stands before it, and {what} does not stand there."
+            annotation, spread = Malformed(reason=told), False
+        elif wanted == 1 and not spread:
             numbers = numbers[-1:]
     return Bound(
         annotation=annotation,
@@ -192,7 +204,8 @@ def _spans(prose: str) -> Iterator[tuple[int, int]]:
     for begin, end in itertools.pairwise(edges):
         start = begin
         for stop in _END.finditer(prose, begin, end):
-            if _ABBREVIATION.search(prose[max(start, stop.end() - 12) : stop.end()]):
+            tail = prose[max(start, stop.end() - 12) : stop.end()]
+            if _ABBREVIATION.search(tail) or ((stop["next"] or "").islower() and _GOES_ON.search(tail)):
                 continue
             yield start, stop.end()
             start = stop.end()

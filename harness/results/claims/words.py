@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 
+_GAINS = r"gained|gaining|gains?(?=\s+(?:over|against)\b)"
+"""The noun by itself names a quantity, as in `temporal_gain`."""
+
 _CLAIMS = {
     "comparison": (
         r"better|best|worse|worst|outperform\w*|surpass\w*|exceed\w*|superior\w*|inferior\w*|improv\w+|degrad\w+|"
         r"higher|highest|lower|lowest|larger|largest|smaller|smallest|greater|greatest|fewer|fewest|stronger|weaker|"
-        r"faster|slower|sparser|denser|than|increas\w+|decreas\w+|reduc(?:e|es|ed|ing|tion|tions)|gains?|drops?|"
-        r"dropped|doubl\w+|halv\w+|all variants"
+        r"faster|slower|sparser|denser|than|increas\w+|decreas\w+|reduc(?:e|es|ed|ing|tion|tions)|drops?|"
+        rf"dropped|doubl\w+|halv\w+|all variants|{_GAINS}"
     ),
     "significance": (
         r"significan\w+|substantial\w*|considerabl\w+|markedly|dramatic\w*|consistent\w*|robust\w*|reliably|"
@@ -26,7 +29,7 @@ _PATTERNS = {kind: re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for kind, word
 
 _UP = re.compile(r"\b(?:higher|highest|larger|largest|greater|greatest|increas\w+|exceed\w*|rises?|rose)\b", re.I)
 _DOWN = re.compile(r"\b(?:lower|lowest|smaller|smallest|fewer|fewest|decreas\w+|reduc\w+|drops?|dropped|less)\b", re.I)
-_GOOD = re.compile(r"\b(?:better|best|outperform\w*|surpass\w*|superior\w*|improv\w+|success\w*|gains?)\b", re.I)
+_GOOD = re.compile(rf"\b(?:better|best|outperform\w*|surpass\w*|superior\w*|improv\w+|success\w*|{_GAINS})\b", re.I)
 _BAD = re.compile(r"\b(?:worse|worst|inferior\w*|degrad\w+|deteriorat\w+)\b", re.I)
 _SPARSITY = re.compile(r"\b(?:sparsity|sparser)\b", re.I)
 _NEGATION = re.compile(r"\b(?:no|not|never|neither|nor|without|cannot|hardly)\b|n't\b", re.I)

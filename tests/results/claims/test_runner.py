@@ -27,7 +27,6 @@ def one(report, **wanted):
         ("FVU is 0.23 {{= idea/l0=32/fvuu}}.", "unresolved", "has no fvuu; near it: fvu"),
         ("FVU is 0.23 {{= nope/fvu}}.", "unresolved", "no record nope"),
         ("The rest is 0.1 {{= */fvuu}}.", "unresolved", "has no fvuu; near it: fvu"),
-        ("It took 7 {{= topk/l0=8/training.peak_memory_mib}} MiB.", "unsupported", "has no training.peak_memory_mib"),
         ("The step is 0.001 {{= topk/l0=8/training.lr}}.", "supported", "0.001"),
         ("It has 1,536 {{= topk/l0=8/d_sae}} latents.", "supported", "1536"),
         ("FVU is below 0.5 {{> */fvu}}.", "supported", ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import ConfigError
-from harness.results.claims.grammar import Check, Compare
+from harness.results.claims.grammar import Check, Compare, Malformed
 from harness.results.claims.text import sentences
 
 
@@ -35,6 +35,16 @@ def test_a_range_and_a_half_width_are_two_numbers():
 def test_abbreviations_and_decimals_end_no_sentence():
     found = markdown("As Gao et al. 2024 and e.g. Fig. 3 say, it is 0.5. Next.")
     assert [s.text for s in found] == ["As Gao et al. 2024 and e.g. Fig. 3 say, it is 0.5.", "Next."]
+
+
+def test_a_sentence_may_begin_with_a_small_letter():
+    found = markdown("It is 0.5. topk is less.\nrelu, i.e. it, incl. bias etc. and more... and so on, is more.")
+    assert [s.text for s in found] == [
+        "It is 0.5.",
+        "topk is less.",
+        "relu, i.e. it, incl. bias etc. and more... and so on, is more.",
+    ]
+    assert [s.line for s in found] == [1, 1, 2]
 
 
 def test_list_items_rows_and_paragraphs_are_blocks():
@@ -67,9 +77,18 @@ def test_latex_groups_macros_and_what_is_not_printed():
 
 
 @pytest.mark.parametrize("text", ["EV {{= topk/ev}}.", "0.5 is what EV is {{= topk/ev}}.", "0.5 {{= range topk/ev}}"])
-def test_a_check_without_its_number_is_refused_with_the_line(text):
-    with pytest.raises(ConfigError, match=r"t\.md:2: .* checks what stands before it"):
-        markdown(f"Head.\n{text}")
+def test_a_check_without_its_number_is_none(text):
+    [bound] = markdown(f"Head.\n{text}")[-1].bounds
+    assert isinstance(bound.annotation, Malformed)
+    assert "checks what stands before it" in bound.annotation.reason
+    assert bound.line == 2
+
+
+def test_the_number_before_an_annotation_that_is_none_counts_as_its_own():
+    [found] = markdown("EV is 0.79 {{= ev}} here.")
+    assert isinstance(found.bounds[0].annotation, Malformed)
+    assert found.bounds[0].annotation.reason.startswith("'ev' is no reference")
+    assert found.bounds[0].numbers == tuple(found.numbers)
 
 
 @pytest.mark.parametrize(

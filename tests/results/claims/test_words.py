@@ -17,6 +17,13 @@ def test_claim_words_are_found():
     assert claim_words("The text was split by document.") == ()
 
 
+@pytest.mark.parametrize("sentence", ["The gain is measured.", "temporal_gain and temporal gain", "Gains are shown."])
+def test_the_noun_gain_names_a_quantity(sentence):
+    assert claim_words(sentence) == ()
+    assert contradiction("The gain is lower.", "fvu", -1, "higher") == ""
+    assert claim_words("It gained much, with gains over topk.") == ("gained", "gains")
+
+
 @pytest.mark.parametrize(
     ("sentence", "field", "sign", "better", "told"),
     [
