@@ -43,6 +43,7 @@ from .options import (
     with_evaluators,
 )
 from .progress import BarProgress
+from .skipped import require_possible
 
 
 @click.command(
@@ -123,7 +124,8 @@ def command(
 ) -> None:
     if figure_file is not None:
         check_figure_path(figure_file)
-    suite = with_evaluators(chosen_suite(app, suite_name, n_seeds, l0s), app, more)
+    own = chosen_suite(app, suite_name, n_seeds, l0s)
+    suite = with_evaluators(own, app, more)
     bench = Bench(suite, app.catalogue, app.cache, compute=compute)
     asked = _Asked(
         every=metric_names == "all",
@@ -136,6 +138,9 @@ def command(
     )
     more_tables = bool(asked.fronts or asked.exchange)
     _consistent(candidates, baseline_name, from_stored=from_stored, retrain=retrain, fmt=fmt, more_tables=more_tables)
+    if not from_stored and more != "all":
+        added = [name for name in chosen_metrics(more) if name not in own.evaluators]
+        require_possible(bench, added, twin=len(suite.seeds) > 1, twin_mend="train --seeds 2 or more")
     progress = BarProgress(quiet=quiet)
     store = BaselineStore(app.paths.baselines)
     theirs = baseline_records(

@@ -231,6 +231,8 @@ def test_options_that_contradict_each_other_are_refused_before_anything_is_made(
     for option in ("--pareto", "--trade"):
         assert f"{option} takes" in micro.error("compare", "topk", "--suite", "micro", option, "fvu")
         assert "fvo" in micro.error("compare", "topk", "--suite", "micro", option, "fvo,l0")
+    unfetched = micro.error("compare", "batchtopk", "--suite", "micro", "--evaluators", "absorption")
+    assert "sae-harness fetch words" in unfetched
     itself = ("compare", "topk", "--baseline", "topk", "--suite", "micro", "--from-stored")
     assert "against themselves" in micro.error(*itself)
 
