@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from ..pipeline import eval_context, train
 from ..plugins import Catalogue, Provided
 from ..report.figures import require_matplotlib
 from ..report.tables import render
-from .analysis_files import Subject, document, write
+from .analysis_files import Subject, attribution, document, write
 from .context import AppContext, pass_app
 from .options import chosen_suite, compute_options, parse_settings, suite_option
 from .progress import BarProgress
@@ -88,7 +89,7 @@ def command(
     if target is None:
         raise click.UsageError("Missing argument 'TARGET': name a method, or the folder of a saved SAE.")
     if not no_figures:
-        require_matplotlib()
+        require_matplotlib("ask for the numbers alone with --no-figures")
     suite = chosen_suite(app, suite_name)
     progress = BarProgress(quiet=quiet)
     if _is_saved(target):
@@ -113,7 +114,17 @@ def command(
             )
     label = subject.label if reference is None else f"{subject.label}-beside-{reference.label}"
     folder = (out or app.paths.runs) / suite.name / label
-    told = analyse(subject, chosen, context, suite, folder, progress, figures=not no_figures, reference=reference)
+    told = analyse(
+        subject,
+        chosen,
+        context,
+        suite,
+        folder,
+        progress,
+        figures=not no_figures,
+        reference=reference,
+        where=_where(bench),
+    )
     progress.close()
     click.echo(json.dumps(told, indent=1) if as_json else _told(told))
     if any(entry["status"] == "failed" for entry in told.values()):
@@ -150,20 +161,29 @@ def analyse(
     *,
     figures: bool,
     reference: Subject | None = None,
+    where: str = "",
 ) -> dict[str, dict[str, Any]]:
-    """Analysis -> what became of it: status, reason, folder, files, values. One that fails does not stop the others."""
+    """Analysis -> what became of it: status, reason, folder, files, values. One that fails does not stop the others.
+
+    `where`: the suite in a figure's words.
+    """
     found: dict[str, dict[str, Any]] = {}
     subject.sae.eval()
     if reference is not None:
         reference.sae.eval()
     with context.keeping_codes(subject.sae):
+        subject = subject.measured(context)
+        reference = None if reference is None else reference.measured(context)
+        about = attribution(subject, reference, where or f"suite {suite.name}")
         for done, provided in enumerate(chosen):
             spec = provided.spec
             reason = _missing(spec, context)
             if reason:
                 found[spec.name] = {"status": "skipped", "reason": reason}
             else:
-                found[spec.name] = _one(subject, provided, context, suite, folder / spec.name, figures, reference)
+                found[spec.name] = _one(
+                    subject, provided, context, suite, folder / spec.name, figures, reference, about
+                )
             if found[spec.name]["status"] == "failed":
                 progress.note(f"Analysis {spec.name!r} failed: {found[spec.name]['reason']}")
             progress.evaluated(done + 1, len(chosen), spec.name)
@@ -178,6 +198,7 @@ def _one(
     folder: Path,
     figures: bool,
     reference: Subject | None,
+    about: str,
 ) -> dict[str, Any]:
     import torch
 
@@ -190,7 +211,8 @@ def _one(
             result = run(subject.sae, view, subject.log)
         if not isinstance(result, AnalysisResult):
             raise ConfigError(f"{spec.target} gave a {type(result).__name__}: an analysis gives an AnalysisResult.")
-        files = write(folder, document(subject, provided, suite, result, reference), result, figures)
+        told = document(subject, provided, suite, result, reference)
+        files = write(folder, told, result, figures, about)
     except NotEvaluatedError as error:
         return {"status": "skipped", "reason": " ".join(str(error).split())}
     except Exception as error:  # noqa: BLE001 - told, and the exit status says so; other analyses go on
@@ -223,6 +245,13 @@ def _runner(provided: Provided[AnalysisSpec], reference: Subject | None) -> Call
     return analysis.run
 
 
+def _where(bench: Bench) -> str:
+    """The suite, and where its activations come from."""
+    suite = bench.suite
+    source = "a synthetic world" if suite.world else f"{bench.lm_source.name}, {suite.hookpoint}"
+    return f"suite {suite.name} ({source})"
+
+
 def _missing(spec: AnalysisSpec, context: StoreEvalContext) -> str:
     if "language_model" in spec.needs and not context.has_language_model:
         return "needs a language model, and this data has none"
@@ -243,8 +272,13 @@ def _saved(bench: Bench, path: Path) -> Subject:
     bench.compute.check()
     sae = load_sae(path, lambda name: bench.catalogue.sae(name).load())
     log = TrainingLog.of(_facts(path)) if (path / _LOG_FILE).is_file() else TrainingLog()
-    label = path.absolute().name
-    return Subject(label=label, sae=sae.to(bench.compute.device), sae_id=meta["sae_id"], log=log)
+    return Subject(
+        label=path.absolute().name,
+        origin=f"{path} ({sae.config.architecture})",
+        sae=sae.to(bench.compute.device),
+        sae_id=meta["sae_id"],
+        log=log,
+    )
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -285,7 +319,8 @@ def _of_method(
     log = TrainingLog.of({**_facts(folder), "seed": job.seed}, method=method.spec.name, preset=method.preset)
     chosen_options = "".join(f"-{name}-{value}" for name, value in settings.items())
     label = f"{method.label.replace('@', '-').replace(':', '-')}{chosen_options}{level}-seed-{job.seed}"
-    return Subject(label=label, sae=subject.sae, sae_id=subject.sae_id, log=log)
+    origin = " ".join([method.label, *(f"{name}={value}" for name, value in settings.items())])
+    return dataclasses.replace(subject, label=label, origin=origin, log=log, target_l0=job.target_l0)
 
 
 def _reference(

@@ -81,7 +81,7 @@ from .skipped import require_possible
     "figure_file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Draw values and differences over L0 into FILE (.png or .svg); --metrics chooses.",
+    help="Draw the primary metrics, or those of --metrics, over L0 into FILE (.png or .svg).",
 )
 @table_options
 @click.option("--from-stored", is_flag=True, help="Take the candidate's stored records instead of training it.")

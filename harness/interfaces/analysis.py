@@ -40,7 +40,7 @@ def _same_lengths(where: str, **columns: Sequence[Any] | None) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A line through points, with an error band where `low` and `high` are given."""
+    """A line through points, with an error band or bars where `low` and `high` are given."""
 
     label: str = ""
     x: Sequence[float]
@@ -52,6 +52,9 @@ class Line:
     """For what is no measurement of this SAE: nulls, controls."""
     colour: int | None = None
     """Its place in the palette, for what belongs to another mark of the panel; None for the mark's own."""
+    bars: bool = False
+    """Each point has an error bar, where a band would join what was measured apart. Lines of a panel with bars stand
+    beside each other, so that none hides another."""
 
     def __post_init__(self) -> None:
         _same_lengths(f"Line {self.label!r}", x=self.x, y=self.y, low=self.low, high=self.high)
@@ -183,8 +186,12 @@ class Panel:
     y_label: str = ""
     x_scale: Scale = "linear"
     y_scale: Scale = "linear"
+    x_ticks: Mapping[float, str] = field(default_factory=dict)
+    """Place -> tick label, such as the values of a grid; where empty, the renderer chooses."""
+    y_bounds: tuple[float | None, float | None] = (None, None)
+    """The smallest and the largest value that what is drawn can have: the axis stays inside."""
     y_reference: float | None = None
-    """A thin horizontal line, such as chance."""
+    """A thin dashed horizontal line, such as chance."""
     x_stretch: tuple[float, float] | None = None
     """A stretch of the x axis that is shaded, such as the one two sides are compared on."""
 
@@ -208,7 +215,9 @@ class Figure:
     columns: int = 2
     """Panels beside each other."""
     caption: str = ""
-    """What to see in it, and how it was measured; shown below."""
+    """What to see in it, and how it was measured; shown below. `analyse` adds of which SAE it is."""
+    shared_legend: bool = False
+    """One legend above the panels, of the labels of all, instead of one inside each."""
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):

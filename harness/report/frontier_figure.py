@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import ConfigError
@@ -19,6 +19,7 @@ from .text import format_difference
 MAX_METRICS = 24
 _FEW = 3
 """Metrics up to which each has a row of the figure to itself."""
+_MAX_TICKS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ def frontier_figure(
     """Two panels a metric: the values of all sides over measured L0, and candidate minus baseline at equal L0.
 
     Args:
-        metrics: those to draw; unless `named`, of them the judged ones that every side has.
+        metrics: those to draw; unless `named`, of them the judged ones that every side has, and of these the primary
+            ones of the comparisons where there are any.
         comparisons: of each candidate with the baseline on these metrics, in the same order.
         commands: metric -> the command that measures it, for the error's mend.
 
@@ -64,7 +66,8 @@ def frontier_figure(
         for number, records in enumerate(candidates, start=1)
     ]
     told = set.intersection(*({row.metric for row in c.rows} for c in comparisons))
-    chosen = _chosen([m for m in metrics if m.name in told], [theirs, *ours], named, commands or {})
+    primary = {row.metric for c in comparisons for row in c.rows if row.primary}
+    chosen, left_out = _chosen([m for m in metrics if m.name in told], [theirs, *ours], named, commands or {}, primary)
     panels: list[Panel] = []
     for spec in chosen:
         rows = [next(row for row in c.rows if row.metric == spec.name) for c in comparisons]
@@ -74,13 +77,18 @@ def frontier_figure(
         title=f"{_listed([d.label for d in ours])} beside {theirs.label} · {baseline[0].protocol.suite}",
         panels=panels,
         columns=2 if len(chosen) <= _FEW else 4,
-        caption=_caption(theirs, ours, comparisons[0].at_l0),
+        caption=_caption(theirs, ours, comparisons[0].at_l0, left_out),
     )
 
 
 def _chosen(
-    metrics: Sequence[MetricSpec], sides: Sequence[_Drawn], named: bool, commands: Mapping[str, str]
-) -> list[MetricSpec]:
+    metrics: Sequence[MetricSpec],
+    sides: Sequence[_Drawn],
+    named: bool,
+    commands: Mapping[str, str],
+    primary: Collection[str],
+) -> tuple[list[MetricSpec], int]:
+    """The metrics to draw, and how many could be drawn as well."""
     wanted = [spec for spec in metrics if spec.name != L0]
     if not named:
         wanted = [spec for spec in wanted if spec.compared and spec.better != "none"]
@@ -93,9 +101,12 @@ def _chosen(
         raise ConfigError(f"{name} cannot be drawn ({told}).{mend}")
     if not found:
         raise ConfigError("There is no metric to draw that all sides have: name some with --metrics.")
+    first = [] if named else [spec for spec in found if spec.name in primary]
+    left_out = len(found) - len(first) if first else 0
+    found = first or found
     if len(found) > MAX_METRICS:
         raise ConfigError(f"{len(found)} metrics are too many for one figure (at most {MAX_METRICS}): use --metrics.")
-    return found
+    return found, left_out
 
 
 def _frontier(spec: MetricSpec, sides: Sequence[_Drawn], rows: Sequence[ComparisonRow]) -> Panel:
@@ -109,7 +120,7 @@ def _frontier(spec: MetricSpec, sides: Sequence[_Drawn], rows: Sequence[Comparis
             marks=[_bar(spec, drawn) for drawn in sides],
             title=f"{title}, at L0 {next(w for w in windows if w is not None).describe()}",
             x_label="method",
-            y_label=f"{spec.name}{unit}",
+            y_label=f"mean over seeds{unit}",
         )
     marks: list[Mark] = []
     for drawn, window in zip(sides, windows, strict=True):
@@ -120,10 +131,23 @@ def _frontier(spec: MetricSpec, sides: Sequence[_Drawn], rows: Sequence[Comparis
         marks=marks,
         title=title,
         x_label="measured L0 (latents per token)",
-        y_label=f"{spec.name}{unit}",
+        y_label=f"value{unit}",
         x_scale="log",
+        x_ticks=_trained(sides),
+        y_bounds=spec.bounds,
         x_stretch=_matched(rows),
     )
+
+
+def _trained(sides: Sequence[_Drawn]) -> dict[float, str]:
+    """Ticks at the L0s that the suite's grid asked for; none where they are too many, or not where the SAEs lie."""
+    records = [record for drawn in sides for record in drawn.side.records]
+    targets = sorted({record.training.target_l0 for record in records if record.training.target_l0 is not None})
+    measured = [l0 for record in records if (l0 := record.metric(L0)) is not None and l0 > 0]
+    if not measured or len(targets) > _MAX_TICKS:
+        return {}
+    near = [l0 for l0 in targets if min(measured) / 1.1 <= l0 <= max(measured) * 1.1]
+    return {float(l0): str(l0) for l0 in near} if len(near) > 1 else {}
 
 
 def _matched(rows: Sequence[ComparisonRow]) -> tuple[float, float] | None:
@@ -204,9 +228,17 @@ def _difference(spec: MetricSpec, theirs: _Drawn, ours: Sequence[_Drawn], rows: 
         x_label="" if single else "measured L0 (latents per token)",
         y_label=f"difference from {theirs.label}",
         x_scale="linear" if single else "log",
+        x_ticks={} if single else _trained([theirs, *ours]),
+        y_bounds=bounds_apart(spec),
         y_reference=0.0,
         x_stretch=_matched(rows),
     )
+
+
+def bounds_apart(spec: MetricSpec) -> tuple[float | None, float | None]:
+    """Of the difference of two values of a metric."""
+    low, high = spec.bounds
+    return (None, None) if low is None or high is None else (low - high, high - low)
 
 
 def _told(row: ComparisonRow) -> str:
@@ -242,14 +274,19 @@ def _listed(labels: Sequence[str]) -> str:
     return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
 
 
-def _caption(theirs: _Drawn, ours: Sequence[_Drawn], at_l0: float | None) -> str:
+def _caption(theirs: _Drawn, ours: Sequence[_Drawn], at_l0: float | None, left_out: int) -> str:
     seeds = {drawn.side.seeds for drawn in (theirs, *ours)}
     how = "paired by seed" if len(seeds) == 1 and len(theirs.side.seeds) > 1 else "of independent seeds"
     where = "over the shaded stretch, where all are compared" if at_l0 is None else f"at L0 {at_l0:.4g}"
+    told = "their titles give" if len(ours) == 1 else "their legends give"
+    more = (
+        f" Drawn are the primary metrics (* in the table); --metrics NAME,... draws others, of which {left_out} are "
+        "judged."
+    )
     return (
         "Points: one SAE each, with its standard error over held-out units (documents, letters, ...) where it was "
         "measured. Lines: means over seeds, read off at equal measured L0, never beyond it; bands: 95 % intervals over "
-        f"seeds, at each trained L0 by itself. Differences are candidate minus {theirs.label}, {how}; their titles "
-        f"give the verdict {where}, after the table's correction for several metrics. "
-        "What the held-out data add to the noise is common to all sides and in no band."
+        f"seeds, at each trained L0 by itself, uncorrected. Differences are candidate minus {theirs.label}, {how}; "
+        f"{told} the verdict {where}, after the table's correction for several metrics. "
+        f"What the held-out data add to the noise is common to all sides and in no band.{more if left_out else ''}"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 
-import numpy as np
 import pytest
 
 from harness import Bars, Dendrogram, Figure, Graph, HeatMap, Histogram, Line, Panel, Scatter
@@ -18,6 +17,10 @@ MERGES = ((0, 1, 1.0), (2, 3, 1.5), (4, 5, 4.0))
 MARKS = {
     "line": (Line(label="a", x=[1, 2, 3], y=[1.0, None, 2.0], low=[0.5, None, 1.0], high=[2.0, None, 3.0]),),
     "dashed": (Line(label="a", x=[1, 2], y=[1, 2]), Line(label="null", x=[1, 2], y=[2, 1], dashed=True)),
+    "barred": (
+        Line(label="a", x=[1, 2], y=[1.0, 2.0], low=[0.5, None], high=[1.5, None], bars=True),
+        Line(label="b", x=[1, 2], y=[2.0, 1.0], bars=True, dashed=True),
+    ),
     "bars": (Bars(label="a", categories=["x", "y"], heights=[1.0, None], errors=[0.1, None]),) * 2,
     "histogram": (Histogram(edges=[0, 1, 2], counts=[3, 4]),),
     "heat_map": (HeatMap(rows=[[1.0, None], [-2.0, 3.0]], colour_label="value", x_ticks={0: "first"}, diverging=True),),
@@ -80,18 +83,65 @@ def test_a_number_that_a_logarithmic_axis_would_hide_is_an_error(tmp_path):
 
 def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setattr(figures.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"pip install 'sae-harness\[figures\]'.*--no-figures"):
+    with pytest.raises(ConfigError, match=r"pip install 'sae-harness\[figures\]'\.$"):
         figures.render_figure(described("line"), tmp_path)
+    with pytest.raises(ConfigError, match=r"or leave out --figure\.$"):
+        figures.check_figure_path(tmp_path / "f.png")
+    with pytest.raises(ConfigError, match=r"or ask for less\.$"):
+        figures.require_matplotlib("ask for less")
 
 
-def test_leaves_stand_in_the_order_of_the_tree():
-    assert figures.leaf_order(Dendrogram(merges=MERGES)) == [0, 1, 2, 3]
-    assert figures.leaf_order(Dendrogram(merges=((1, 3, 1.0), (0, 2, 2.0), (4, 5, 3.0)))) == [1, 3, 0, 2]
+@needs_matplotlib
+def test_a_figure_carries_its_subject_below_the_caption(tmp_path):
+    told = "temporal@abs, L0 16 (target 16), seed 0"
+    svg = figures.render_figure(described("line"), tmp_path, told)[1].read_text()
+    assert told in svg
+    assert svg.index("What is seen here.") < svg.index(told)
 
 
-def test_a_layout_draws_linked_nodes_together():
-    edges = [(a, b, 1.0) for group in ((0, 1, 2), (3, 4, 5)) for a in group for b in group if a < b]
-    places = figures.spring_layout(6, edges)
-    inside = np.linalg.norm(places[0] - places[1])
-    assert inside < 0.7 * np.linalg.norm(places[:3].mean(0) - places[3:].mean(0))
-    np.testing.assert_array_equal(places, figures.spring_layout(6, edges))
+@needs_matplotlib
+def test_ticks_stand_where_the_panel_says_and_do_not_stretch_the_axis():
+    line = Line(x=[8, 16, 64], y=[1.0, 2.0, 3.0])
+    [axis] = axes_of(Panel(marks=(line,), x_scale="log", x_ticks={8.0: "8", 64.0: "64", 4096.0: "4096"}))
+    assert list(axis.get_xticks()) == [8.0, 64.0, 4096.0]
+    assert axis.get_xlim()[1] < 100
+
+
+@needs_matplotlib
+def test_limits_stay_inside_the_bounds():
+    [axis] = axes_of(Panel(marks=(Line(x=[1, 2], y=[0.02, 0.98]),), y_bounds=(0.0, 1.0)))
+    assert axis.get_ylim() == (0.0, 1.0)
+    [constant] = axes_of(Panel(marks=(Line(x=[1, 2], y=[0.0, 0.0], bars=True),), y_bounds=(0.0, 1.0)))
+    assert constant.get_ylim() == (0.0, 1.0)
+    [open_above] = axes_of(Panel(marks=(Line(x=[1, 2], y=[0.0, 0.0]),), y_bounds=(0.0, None)))
+    assert open_above.get_ylim()[0] == 0.0
+    [free] = axes_of(Panel(marks=(Line(x=[1, 2], y=[0.0, 0.0]),)))
+    assert free.get_ylim()[0] < 0.0
+
+
+@needs_matplotlib
+def test_error_bars_stand_beside_each_other_inside_the_axes():
+    low, high = [0.5, 1.5], [3.0, 9.0]
+    marks = [Line(label=n, x=[1, 2], y=[1.0, 2.0], low=low, high=high, bars=True) for n in ("a", "b", "c")]
+    [axis] = axes_of(Panel(marks=marks, x_scale="log"))
+    shifts = [line.get_transform().transform((1.0, 1.0))[0] for line in axis.get_lines() if line.get_label() in "abc"]
+    assert shifts[1] - shifts[0] == pytest.approx(7 / 72 * axis.figure.dpi)
+    assert shifts[2] - shifts[1] == pytest.approx(7 / 72 * axis.figure.dpi)
+    assert axis.get_ylim()[0] < 0.5
+    assert axis.get_ylim()[1] > 9.0
+    assert axis.get_xlim()[1] > 2.0
+
+
+@needs_matplotlib
+def test_a_shared_legend_names_each_label_once_and_stands_above_the_axes():
+    panel = Panel(marks=MARKS["barred"])
+    canvas = figures._drawn(Figure(name="f", title="t", panels=(panel, panel), shared_legend=True), "")
+    [legend] = canvas.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+    assert all(axis.get_legend() is None for axis in canvas.axes)
+    lowest = legend.get_window_extent().y0 / canvas.bbox.height
+    assert lowest > max(axis.get_position().y1 for axis in canvas.axes)
+
+
+def axes_of(*panels: Panel) -> list:
+    return figures._drawn(Figure(name="f", title="t", panels=panels), "").axes

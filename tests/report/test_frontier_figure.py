@@ -56,6 +56,8 @@ def test_means_points_and_intervals_of_each_side_are_drawn_over_measured_l0(fact
     assert list(line.y) == pytest.approx([-0.01, -0.01, -0.01, -0.02])
     assert apart.y_reference == 0.0
     assert comparison.verdicts["fvu"] in apart.title
+    assert values.x_ticks == apart.x_ticks == {8.0: "8", 16.0: "16", 32.0: "32", 64.0: "64"}
+    assert "their titles give the verdict" in figure.caption
 
 
 def test_several_candidates_share_a_panel_and_are_told_apart(factory, sides):
@@ -65,6 +67,7 @@ def test_several_candidates_share_a_panel_and_are_told_apart(factory, sides):
     assert [mark.colour for mark in values.marks] == [0, 0, 1, 1, 2, 2]
     assert [mark.label for mark in apart.marks] == ["temporal: better", "jumprelu: worse"]
     assert figure.title.startswith("temporal and jumprelu beside topk")
+    assert "their legends give the verdict" in figure.caption
 
 
 def test_one_l0_is_drawn_as_bars(factory, sides):
@@ -82,6 +85,29 @@ def test_curves_without_a_common_l0_have_no_difference(factory, sides):
     assert list(apart.marks[0].x) == []
     assert "no overlap" in apart.title
     assert values.x_stretch is None
+
+
+def test_primary_metrics_are_drawn_unless_others_are_named(factory):
+    def side(method, shift):
+        values = {"fvu": 0.1 + shift, "ce_loss_recovered": 0.9 - shift}
+        grid = [(seed, l0) for seed in factory.SEEDS for l0 in factory.GRID]
+        return [factory.make_record(method, seed=seed, target_l0=l0, values=values) for seed, l0 in grid]
+
+    idea, base, metrics = side("temporal", 0.01), side("topk", 0.0), [factory.L0, factory.FVU, factory.CE]
+    told = [compare(idea, base, metrics, primary=("ce_loss_recovered",))]
+    figure = frontier_figure([idea], base, metrics, told)
+    assert [panel.title.split(",")[0].split(":")[0] for panel in figure.panels] == ["ce_loss_recovered"] * 2
+    assert "--metrics NAME,... draws others, of which 1 are judged" in figure.caption
+    assert len(frontier_figure([idea], base, metrics, told, named=True).panels) == 4
+    assert "--metrics" not in frontier_figure([idea], base, metrics, [compare(idea, base, metrics)]).caption
+
+
+def test_ticks_are_left_to_the_renderer_where_no_sae_lies_near_a_trained_l0(factory):
+    def side(method, shift):
+        return factory.make_side(method, lambda seed, l0: shift + 1 / l0, l0=lambda seed, target: target / 100.0)
+
+    figure, _ = drawn(factory, [side("temporal", -0.01)], side("topk", 0.0))
+    assert all(panel.x_ticks == {} for panel in figure.panels)
 
 
 def test_one_seed_has_no_band(factory, sides):

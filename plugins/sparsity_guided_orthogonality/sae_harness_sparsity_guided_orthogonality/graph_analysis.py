@@ -98,7 +98,7 @@ class CompetitionGraphAnalysis(Analysis):
                 "modularity_null": [value if math.isfinite(value) else None for value in null.modularity],
             },
             tables={"competitors": _competitors(competitors, graph, sae, where), "communities": _communities(graph)},
-            figures=(_figure(graph, chosen, found.fires, null, values, tokens.n, labels, training.run),),
+            figures=(_figure(graph, chosen, found.fires, null, values, tokens.n, labels),),
             notes=notes,
         )
 
@@ -193,7 +193,6 @@ def _figure(
     values: dict,
     n_tokens: int,
     labels: list[str],
-    run: str,
 ) -> Figure:
     live = fires > 0
     top = max(10, int(graph.degree.max()), int(null.degrees.max()))
@@ -233,7 +232,7 @@ def _figure(
         panels += [_community_sizes(graph), _modularity(values), _drawn(graph, chosen, labels)]
     return Figure(
         name="competition_graph",
-        title=f"Which latents compete?{f' {run}' if run else ''}",
+        title="Which latents compete?",
         panels=panels,
         caption=(
             f"Pairs of latents that fire together on {n_tokens} held-out tokens. Firing rates alone: the tokens of "

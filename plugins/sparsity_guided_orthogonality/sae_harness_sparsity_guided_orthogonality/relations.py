@@ -76,7 +76,7 @@ class CompetitionCosine(Analysis):
         return AnalysisResult(
             values=values,
             series=series,
-            figures=(_cosine_figure(both, counting.threshold, values, tokens.n, training),),
+            figures=(_cosine_figure(both, counting.threshold, values, tokens.n),),
             notes=(
                 note,
                 f"{drawn}; its codes are the {max(1, round(tokens.l0))} largest products with the centred activation.",
@@ -93,9 +93,7 @@ def _direction(chosen: Edges, W_dec: Tensor, context: EvalContext) -> _Direction
     return _Direction(chosen, pair_cosines(W_dec, chosen.first, chosen.second), shown)
 
 
-def _cosine_figure(
-    both: dict[str, _Direction], threshold: float, values: dict, n: int, training: TrainingLog
-) -> Figure:
+def _cosine_figure(both: dict[str, _Direction], threshold: float, values: dict, n: int) -> Figure:
     panels = []
     for key, one in both.items():
         rank = values[f"spearman/{key.replace(' ', '_')}"]
@@ -126,7 +124,7 @@ def _cosine_figure(
     ]
     return Figure(
         name="competition_cosine",
-        title=f"Do latents that fire together point the same way?{f' {training.run}' if training.run else ''}",
+        title="Do latents that fire together point the same way?",
         panels=panels,
         caption=(
             f"Pairs that fire together on {n} held-out tokens; at most 5000 are drawn. Untrained directions that point "

@@ -88,7 +88,7 @@ class EventBoundaries(Analysis):
                 **{name: mean for name, (mean, _) in profiles.items()},
                 **{f"{name}/stderr": error for name, (_, error) in profiles.items()},
             },
-            figures=(_figure(profiles, offsets, halves.half - 1, len(halves.before), training),),
+            figures=(_figure(profiles, offsets, halves.half - 1, len(halves.before)),),
             notes=(
                 f"Beginnings of {halves.half} tokens; old latents are those active on one of their last {MEMORY}. "
                 "Every continuation is read twice: what is added is what another document before it does to its codes.",
@@ -196,7 +196,7 @@ def _old(codes: RaggedCodes, begins: int) -> Tensor:
 _NAMES = {"continued": "after its own beginning", "changed": "after another document"}
 
 
-def _figure(profiles: _Profiles, offsets: list[int], at: int, n: int, training: TrainingLog) -> Figure:
+def _figure(profiles: _Profiles, offsets: list[int], at: int, n: int) -> Figure:
     """`at` is the place of the boundary in `offsets`."""
 
     def line(name: str, which: str, first: int) -> Line:
@@ -235,7 +235,7 @@ def _figure(profiles: _Profiles, offsets: list[int], at: int, n: int, training: 
         ]
     return Figure(
         name="event_boundaries",
-        title=f"What happens where the text changes?{f' {training.run}' if training.run else ''}",
+        title="What happens where the text changes?",
         panels=panels,
         caption=(
             f"{n} held-out continuations, each read after its own beginning and after that of another document, at the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +105,7 @@ class FeatureClusters(Analysis):
             },
             figures=(
                 _clustering(tree, profiles, found, best, values),
-                _patterns(profiles, labels, silhouettes, values),
+                _patterns(profiles, labels, silhouettes, values, found.mask.shape[1]),
             ),
             notes=[
                 f"Agreement is the mean adjusted Rand index between these clusters and those of {N_BOOTSTRAPS} "
@@ -218,14 +219,17 @@ def _clustering(tree: np.ndarray, profiles: Profiles, found: Series, best: int, 
     )
 
 
-def _patterns(profiles: Profiles, labels: np.ndarray, silhouettes: dict[int, float], values: dict) -> Figure:
+def _patterns(
+    profiles: Profiles, labels: np.ndarray, silhouettes: dict[int, float], values: dict, length: int
+) -> Figure:
+    """`length`: tokens of a sequence."""
     autocorrelation, rates = profiles.autocorrelation().cpu(), profiles.by_position().cpu()
     lines, stretches = [], []
     for cluster in sorted(set(labels.tolist())):
         inside = torch.from_numpy(labels == cluster)
         name = f"cluster {cluster} ({int(inside.sum())} latents)"
         lines.append(_band(name, list(range(1, LAGS + 1)), autocorrelation[inside]))
-        stretches.append(_band(name, list(range(N_BINS)), rates[inside]))
+        stretches.append(_band(name, [b * length / N_BINS for b in range(N_BINS)], rates[inside]))
     counts = sorted(silhouettes)
     bars = Bars(categories=[str(n) for n in counts], heights=[silhouettes[n] for n in counts])
     return Figure(
@@ -237,7 +241,7 @@ def _patterns(profiles: Profiles, labels: np.ndarray, silhouettes: dict[int, flo
             Panel(
                 marks=stretches,
                 title="Firing rate by position",
-                x_label=f"stretch of the sequence (of {N_BINS})",
+                x_label=f"where a stretch of {length / N_BINS:g} tokens begins (position in the sequence)",
                 y_label="rate over the latent's mean rate",
                 y_reference=1.0,
             ),
@@ -247,6 +251,6 @@ def _patterns(profiles: Profiles, labels: np.ndarray, silhouettes: dict[int, flo
     )
 
 
-def _band(name: str, x: list[int], values: Tensor) -> Line:
+def _band(name: str, x: Sequence[float], values: Tensor) -> Line:
     low, high = (values.quantile(q, dim=0).tolist() for q in (0.25, 0.75))
     return Line(label=name, x=x, y=values.mean(0).tolist(), low=low, high=high)

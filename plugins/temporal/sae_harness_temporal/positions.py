@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from .sequences import firing_counts
 from .sparsity_log import logged_octaves
 
 _Profile = tuple[list[float | None], list[float | None]]
+_SAME = 0.01
+"""Share of the mean within which an L0 is constant: a top-k SAE has fewer than k on tokens with few positive values."""
 
 
 class PositionAnalysis(Analysis):
@@ -44,7 +47,8 @@ class PositionAnalysis(Analysis):
             profiles["ce_increase"] = _loss_increase(sae, context)
         except DataError as error:
             notes.append(f"No next-token losses: {error}")
-        panels = [_panel(name, profile) for name, profile in profiles.items()]
+        l0 = constant(profiles["l0"][0])
+        panels = [_panel(name, profile) for name, profile in profiles.items() if name != "l0" or l0 is None]
         first = [n for n, (mean, _) in enumerate(zip(*profiles["fvu"], strict=True)) if mean is not None]
         return AnalysisResult(
             values={name: _slope(profile) for name, profile in profiles.items()},
@@ -55,7 +59,11 @@ class PositionAnalysis(Analysis):
                     title="Error and sparsity along the sequence",
                     panels=panels,
                     columns=len(panels),
-                    caption=f"Means over {n_documents} documents; bands: ± 1 standard error over them.",
+                    caption=(
+                        f"{len(documents)} held-out sequences of {n_documents} documents: those of one document are "
+                        "averaged first. Lines: means over documents; bands: ± 1 standard error over them."
+                        + ("" if l0 is None else f" L0 is {l0:.4g} at every position, and not drawn.")
+                    ),
                 ),
             ),
             notes=[*notes, "Values: mean of the last quarter of positions minus that of the second quarter."],
@@ -70,7 +78,8 @@ class SparsityAnalysis(Analysis):
         documents, _, active, _ = _errors(sae, context)
         counts, n_tokens = firing_counts(sae, context)
         profile = by_position(active, documents)
-        panels = [_panel("l0", profile), _rates(counts, n_tokens)]
+        at_end = constant(profile[0])
+        panels = [*([] if at_end is not None else [_panel("l0", profile)]), _rates(counts, n_tokens)]
         octaves, notes = logged_octaves(training), []
         if training.rows:
             panels = [*_over_training(training), *_by_octave(octaves, training), *panels]
@@ -84,6 +93,8 @@ class SparsityAnalysis(Analysis):
         if not training.rows:
             notes.append("No training log lies beside this SAE: L0 and dead latents over training cannot be shown.")
         steps, l0 = training.column("l0")
+        fixed = [("over training", constant(l0)), ("by position at its end", at_end)]
+        told = " and ".join(f"{where} ({value:.4g})" for where, value in fixed if value is not None)
         return AnalysisResult(
             values={"l0": float(counts.sum()) / n_tokens, "silent_latents": int((counts == 0).sum())},
             series={
@@ -95,9 +106,12 @@ class SparsityAnalysis(Analysis):
             figures=(
                 Figure(
                     name="sparsity_analysis",
-                    title=f"Sparsity over training and along the sequence{_of(training)}",
+                    title="Sparsity over training and along the sequence",
                     panels=panels,
-                    caption="Over training: single batches of the training log. By position and rates: held-out text.",
+                    caption=(
+                        "Over training: single batches of the training log. By position and rates: held-out text."
+                        + (f" Not drawn, being constant: L0 {told}." if told else "")
+                    ),
                 ),
             ),
             notes=notes,
@@ -192,6 +206,13 @@ def _panel(name: str, profile: _Profile) -> Panel:
     return Panel(marks=[line], title=title, x_label="position in the sequence (tokens)", y_label=label)
 
 
+def constant(values: Sequence[float | None]) -> float | None:
+    """The mean, where all lie within 1 % of it; None where they differ, or there are none."""
+    known = [value for value in values if value is not None]
+    mean = sum(known) / len(known) if known else 0.0
+    return mean if known and max(known) - min(known) <= _SAME * mean else None
+
+
 def _slope(profile: _Profile) -> float | None:
     """Mean of the last quarter of positions minus that of the second quarter (the first is another world)."""
     mean = [value for value in profile[0] if value is not None]
@@ -222,10 +243,6 @@ def _rates(counts: Tensor, n_tokens: int) -> Panel:
         x_label="log10 of the share of tokens",
         y_label="latents",
     )
-
-
-def _of(training: TrainingLog) -> str:
-    return f": {training.run}" if training.run else ""
 
 
 def _by_octave(octaves: list[tuple[str, list[float], list[float]]], training: TrainingLog) -> list[Panel]:
@@ -263,7 +280,7 @@ def _over_training(training: TrainingLog) -> list[Panel]:
         ("coefficient", "Sparsity coefficient over training", "weight of the sparsity term"),
     ):
         steps, values = training.column(name)
-        if any(values):
+        if any(values) and not (name == "l0" and constant(values) is not None):
             line = Line(x=steps, y=values)
             panels.append(Panel(marks=[line], title=title, x_label="step", y_label=label))
     return panels

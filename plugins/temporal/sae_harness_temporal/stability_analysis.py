@@ -174,8 +174,8 @@ def _figure(found: dict[str, _Measured]) -> Figure:
         Panel(
             title="Variance of means over neighbouring tokens",
             marks=[_line(name, list(SCALES), one.multiscale) for name, one in found.items()],
-            x_label="tokens averaged, m",
-            y_label="m · variance of means / variance",
+            x_label="tokens averaged (m)",
+            y_label="variance, over that of unrelated tokens",
             y_reference=1.0,
         ),
         Panel(
@@ -193,7 +193,8 @@ def _figure(found: dict[str, _Measured]) -> Figure:
         caption=(
             "Shuffled tokens: the same codes in random order, so nothing is left but how often latents fire. "
             "Random SAE: random directions with as many active latents, so what it shows is in the activations "
-            "themselves. Bands: middle half of this SAE's latents."
+            "themselves. Variance of means: that of m unrelated tokens is 1, and m is that of latents which keep their "
+            "value over m tokens. Bands: middle half of this SAE's latents."
         ),
     )
 

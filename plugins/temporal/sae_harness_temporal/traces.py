@@ -48,7 +48,7 @@ class StrengthTraces(Analysis):
             figures=(
                 Figure(
                     name="strength_traces",
-                    title=f"How strong the temporal term was{f': {training.run}' if training.run else ''}",
+                    title="How strong the temporal term was",
                     panels=panels,
                     caption="Single batches of the training log, about a hundred over the run.",
                 ),

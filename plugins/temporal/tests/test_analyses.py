@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from sae_harness_temporal.clusters import FeatureClusters
-from sae_harness_temporal.positions import PositionAnalysis, SparsityAnalysis, by_position
+from sae_harness_temporal.positions import PositionAnalysis, SparsityAnalysis, by_position, constant
 from sae_harness_temporal.stability_analysis import TemporalStability
 from sae_harness_temporal.traces import StrengthTraces
 
@@ -89,6 +89,18 @@ def test_error_and_l0_by_position_agree_with_the_whole(trained, context):
     assert sum(errors) / len(errors) == pytest.approx(fvu.item(), rel=1e-4)
     assert {row[table.columns.index("l0")] for row in table.rows} == {4.0}
     assert any("No next-token losses" in note for note in found.notes)
+    [figure] = found.figures
+    n_documents = len({d for batch in context.batches() for d in batch.document.tolist()})
+    assert figure.caption.startswith(f"60 held-out sequences of {n_documents} documents: those of one document are")
+    assert [panel.title for panel in figure.panels] == ["Reconstruction error"]
+    assert "L0 is 4 at every position, and not drawn." in figure.caption
+
+
+def test_an_l0_is_constant_within_a_hundredth():
+    assert constant([16.0, 15.9, None]) == pytest.approx(15.95)
+    assert constant([16.0, 15.8]) is None
+    assert constant([0.0, 0.0]) == 0.0
+    assert constant([None]) is None
 
 
 def test_sparsity_is_shown_over_training_where_there_is_a_log(trained, context):
@@ -98,7 +110,9 @@ def test_sparsity_is_shown_over_training_where_there_is_a_log(trained, context):
     # Of pairs, the stream has positions 0 and 1 alone; a top-k SAE fires as many latents at both.
     octaves = {name: set(values) for name, values in found.series.items() if name.startswith("l0_over_training/")}
     assert octaves == {"l0_over_training/positions_0": {4.0}, "l0_over_training/positions_1": {4.0}}
-    assert found.figures[0].title.endswith(": temporal, seed 3")
+    drawn = {panel.title for panel in found.figures[0].panels}
+    assert not drawn & {"Active latents", "L0 over training"}
+    assert "Not drawn, being constant: L0 over training (4) and by position at its end (4)." in found.figures[0].caption
     assert any("same at all positions" in note for note in found.notes)
     with torch.no_grad():
         bare = SparsityAnalysis().run(trained.result.sae, context, TrainingLog())

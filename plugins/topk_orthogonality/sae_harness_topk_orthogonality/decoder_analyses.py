@@ -73,19 +73,17 @@ class DecoderCosines(Analysis):
         return AnalysisResult(
             values=values,
             series=series,
-            figures=(_cosine_figure(found, len(live), turned, training),),
+            figures=(_cosine_figure(found, len(live), turned),),
             notes=(note,),
         )
 
 
-def _cosine_figure(
-    found: dict[str, CosineDistribution], n: int, turned: Tensor | None, training: TrainingLog
-) -> Figure:
+def _cosine_figure(found: dict[str, CosineDistribution], n: int, turned: Tensor | None) -> Figure:
     top = max(float(one.mean_per_row.max()) for one in found.values())
     fine = [1.05 * top * i / 40 for i in range(41)]
     return Figure(
         name="decoder_cosines",
-        title=f"How near do the directions of latents lie?{f' {training.run}' if training.run else ''}",
+        title="How near do the directions of latents lie?",
         columns=2 if turned is None else 3,
         panels=(
             Panel(

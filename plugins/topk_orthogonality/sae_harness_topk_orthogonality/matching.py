@@ -133,7 +133,7 @@ class SAEMatching(Analysis):
                 "firing_rate": rates.tolist(),
             },
             tables={"unmatched": _unmatched(ours, own, theirs, rates)},
-            figures=(_figure(found, ours, rates, label, training),),
+            figures=(_figure(found, ours, rates, label),),
             notes=(
                 f"Matched: a cosine above {THRESHOLD} to one row. Composed: not matched, but a non-negative sum of at "
                 f"most {PARTS} rows has one. Split: share of the other's rows that match two or more. `this_SAE`: its "
@@ -162,7 +162,7 @@ def _unmatched(ours: Matching, own: Tensor, theirs: Tensor, rates: Tensor) -> Ta
     return Table(columns=("latent", "firing_rate", "nearest_of_reference", "cosine", "composed"), rows=rows)
 
 
-def _figure(found: dict[str, Matching], ours: Matching, rates: Tensor, label: str, training: TrainingLog) -> Figure:
+def _figure(found: dict[str, Matching], ours: Matching, rates: Tensor, label: str) -> Figure:
     levels = [n / 50 for n in range(10, 51)]
     bars = [
         Bars(
@@ -207,7 +207,7 @@ def _figure(found: dict[str, Matching], ours: Matching, rates: Tensor, label: st
     ]
     return Figure(
         name="matching",
-        title=f"Latents of {training.run or 'this SAE'} and of the reference, {label}",
+        title=f"Latents of this SAE and of the reference, {label}",
         panels=panels,
         caption=(
             f"Latents that fire on held-out tokens. Matched: cosine above {THRESHOLD}; composed: only a non-negative "

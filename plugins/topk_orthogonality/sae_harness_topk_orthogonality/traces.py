@@ -36,7 +36,7 @@ class PairTraces(Analysis):
             figures=(
                 Figure(
                     name="pair_traces",
-                    title=f"The pairs and their penalty over training{f': {training.run}' if training.run else ''}",
+                    title="The pairs and their penalty over training",
                     panels=panels,
                     caption="Single batches of the training log, about a hundred over the run.",
                 ),
