@@ -20,9 +20,18 @@ def is_record(data: Mapping[str, Any]) -> bool:
 
 def is_manifest(data: Mapping[str, Any]) -> bool:
     """Whether this is what lies beside stored records, a manifest or the reliability of a suite, and is no record."""
-    manifest = "records" in data and "metrics" not in data
-    reliability = "training_seeds" in data and "evaluation_seeds" in data
-    return "schema_version" in data and "command" in data and (manifest or reliability)
+    if "schema_version" not in data:
+        return False
+    manifest = "command" in data and "records" in data and "metrics" not in data
+    return manifest or any(_is_reliability(one) for one in (data, *_listed(data.get("measurements"))))
+
+
+def _is_reliability(data: Any) -> bool:
+    return isinstance(data, Mapping) and {"command", "training_seeds", "evaluation_seeds"} <= data.keys()
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def harness_evidence(text: str, name: str, file_sha256: str) -> Evidence:
