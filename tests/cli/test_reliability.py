@@ -24,10 +24,13 @@ def test_what_is_stored_stands_beside_the_verdicts(project):
     done = project.invoke(*ARGS, "--methods", "topk,relu", "--store")
     assert "reliability.json" in done.stderr
     [path] = project.root.rglob("reliability.json")
-    assert json.loads(path.read_text())["suite"] == "micro"
-    table = project.ok("compare", "relu", "--suite", "micro", "--quiet")
+    [measured] = json.loads(path.read_text())["measurements"]
+    assert measured["suite"] == "micro"
+    table = project.ok("compare", "relu", "--suite", "micro", "--quiet", "--detail")
     header = next(line for line in table.splitlines() if line.startswith("metric"))
-    assert header.split()[-1] == "reliability"
+    assert "reliability" in header.split()
+    told = {label for label in ("usable", "noisy", "blind") if f" {label} " in table}
+    assert told & {m["label"] for m in measured["metrics"]}
 
 
 def test_bad_input_is_one_line(micro):

@@ -93,7 +93,9 @@ def idle_auxiliary(record: Evidence, tolerances: Tolerances) -> Iterator[AuditHi
         return
     if record.kind == "harness":
         dead = (training.dead or 0) / max(record.d_sae or 1, 1)
-        if training.terms.get("aux") == 0.0 and dead >= tolerances.aux_dead_share:
+        # A method of several levels has a term for each, such as `child_aux`.
+        own = [value for name, value in training.terms.items() if name == "aux" or name.endswith("_aux")]
+        if "aux" in training.terms and not any(own) and dead >= tolerances.aux_dead_share:
             yield _hit(
                 record,
                 "training",

@@ -83,10 +83,12 @@ def test_f17_latents_that_count_as_dead_after_the_end(build):
 
 
 def test_f17_an_auxiliary_loss_of_zero_beside_dead_latents(build):
-    def record(aux, dead):
-        return build.ours("r", training={"terms": {"sse": 1.0, "aux": aux}, "dead": dead})
+    def record(aux, dead, **terms):
+        return build.ours("r", training={"terms": {"sse": 1.0, "aux": aux, **terms}, "dead": dead})
 
     assert build.names(build.found("F17", record(0.0, 100))) == [("r", "training")]
+    assert build.names(build.found("F17", record(0.0, 100, child_aux=0.0, parents_sse=2.0))) == [("r", "training")]
+    assert build.found("F17", record(0.0, 100, child_aux=0.03)) == []
     assert build.found("F17", record(0.0, 3)) == []
     assert build.found("F17", record(0.01, 100)) == []
 
