@@ -159,6 +159,9 @@ def test_every_name_a_shipped_suite_uses_is_known():
         config = registry.suite(name)
         baselines = {label.partition("@")[0] for label in config.baselines}
         assert {*config.controls, *baselines, *config.options} <= registry.methods.keys()
+        # A preset is known by its plugin, which need not be here: that its records are stored says that it was.
+        presets = {label for label in config.baselines if "@" in label}
+        assert presets <= registry.baselines.get(name, {}).keys()
     assert registry.baselines.keys() <= registry.suites.keys()
     for suite_name, stored in registry.baselines.items():
         assert {label.partition("@")[0] for label in stored} <= registry.methods.keys(), suite_name
