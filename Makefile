@@ -35,7 +35,7 @@ bench-quality: $(VENV)/.installed
 # Rebuilt when a requirement changes; pip does nothing where all is installed.
 $(VENV)/.installed: pyproject.toml constraints.txt $(PLUGINS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,dev,gguf,figures]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,dev,fast,gguf,figures]"
 	for plugin in $(dir $(PLUGINS)); do \
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable "$$plugin" || exit 1; \
 	done

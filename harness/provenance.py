@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import resource
@@ -17,11 +18,15 @@ from .config import SuiteConfig
 from .results.record import Provenance
 
 _TOOK_PART = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+_WHERE_INSTALLED = ("numba",)
+"""Take part where they are installed: sums are then made in another order."""
 
 
 def provenance(suite: SuiteConfig, distribution: str, version: str, device: str, command: str) -> Provenance:
     """The provenance of a record made now by a method of `distribution`."""
     distributions = {name: importlib.metadata.version(name) for name in _TOOK_PART}
+    optional = [name for name in _WHERE_INSTALLED if importlib.util.find_spec(name)]
+    distributions |= {name: importlib.metadata.version(name) for name in optional}
     distributions[distribution] = version
     return Provenance(
         harness_version=__version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from typing import Any
 
@@ -207,5 +208,5 @@ if __name__ == "__main__":
             "capture": capture,
             "capture_to_store": capture_to_store,
         },
-        ["torch", "sae-harness", "transformers"],
+        ["torch", "sae-harness", "transformers", *(["numba"] if importlib.util.find_spec("numba") else [])],
     )

@@ -22,7 +22,7 @@ from ..errors import ConfigError, ShapeError
 from ..interfaces.codes import offsets_of, token_of_slot
 from ..interfaces.sae import RaggedCodes
 from .kernels import SegmentDecode, encoder_gradients, pre_activations, token_chunks
-from .sparse_ops import SlotsByColumn, top_k
+from .sparse_ops import SlotsByColumn, pairs_above, top_k
 
 MAX_DENSITY = 1 / 8
 """Share of active pairs above which the dense path is taken. Both cost the same at .15 to .25, at each size tried."""
@@ -114,19 +114,15 @@ def _pairs_above(
     centred: Tensor, W_enc: Tensor, b_enc: Tensor, above: float | Tensor, max_density: float, buffer_bytes: int | None
 ) -> RaggedCodes | Tensor:
     """The pairs, or the dense pre-activations where the pairs are too many."""
-    d_sae = len(b_enc)
-    latents, values, counts = [], [], []
-    chunks = token_chunks(centred, d_sae, buffer_bytes)
+    latents, values, counts = list[Tensor](), list[Tensor](), list[Tensor]()
+    chunks = token_chunks(centred, len(b_enc), buffer_bytes)
     for chunk in chunks:
-        pre = pre_activations(chunk, W_enc, b_enc)
-        cells = (pre > above).view(-1)
-        if int(cells.count_nonzero()) > max_density * pre.numel():
+        pre = torch.mm(chunk, W_enc).to(chunk.dtype)
+        found = pairs_above(pre, b_enc, above, int(max_density * pre.numel()))
+        if found is None:
             return pre if len(chunks) == 1 else pre_activations(centred, W_enc, b_enc)
-        where = cells.nonzero().view(-1)
-        tokens = where // d_sae
-        latents.append(where - tokens * d_sae)
-        values.append(pre.view(-1)[where])
-        counts.append(torch.bincount(tokens, minlength=len(chunk)))
+        for part, whole in zip(found, (latents, values, counts), strict=True):
+            whole.append(part)
     return RaggedCodes(torch.cat(latents), offsets_of(torch.cat(counts)), torch.cat(values))
 
 

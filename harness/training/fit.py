@@ -23,6 +23,7 @@ from .cohort import one_thread
 from .optimiser import FusedAdam
 from .schedules import learning_rate_factor
 from .side_by_side import one_thread_each
+from .sparse_ops import fired
 from .sparsity import SparsityController
 
 R = TypeVar("R")
@@ -195,15 +196,11 @@ class _Slot:
         """Mean L0 of the batch; brings the firing counts up to date."""
         if isinstance(codes, Tensor):
             active = codes > 0
-            fired = active.any(0)
+            found, n_active = active.any(0), int(active.count_nonzero())
         else:
-            active = codes.values > 0
             latents = codes.indices if isinstance(codes, SparseCodes) else codes.latents
-            fired = torch.zeros_like(self.since_fired, dtype=torch.bool)
-            fired[latents[active]] = True
-        n_active = int(active.count_nonzero())
-        self.since_fired += n
-        self.since_fired[fired] = 0
+            found, n_active = fired(codes.values, latents, len(self.since_fired))
+        self.since_fired.add_(n).masked_fill_(found, 0)
         return n_active / n
 
     def _keep(

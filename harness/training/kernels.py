@@ -19,7 +19,7 @@ from ..errors import ShapeError
 from ..interfaces.codes import dense as ragged_to_dense
 from ..interfaces.codes import token_of_slot
 from ..interfaces.sae import RaggedCodes, SparseCodes
-from .sparse_ops import SlotsByColumn, segment_sum, slot_dots, top_k
+from .sparse_ops import SlotsByColumn, decode_gradients, segment_sum, slot_dots, top_k_biased
 
 PRE_ACTIVATION_BYTES = 2**28
 """Pre-activations [n, d_sae] larger than this are made in chunks of tokens, with the same result."""
@@ -36,6 +36,11 @@ def pre_activations(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
     return torch.mm(x, W_enc).to(x.dtype).add_(b_enc)  # `addmm` copies the bias to all rows first: a sixth of its time
 
 
+def _largest(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Values and indices of the k largest pre-activations of each token."""
+    return top_k_biased(torch.mm(x, W_enc).to(x.dtype), b_enc, k)
+
+
 def _even_offsets(n: int, k: int, like: Tensor) -> Tensor:
     """Offsets of n segments of k slots each."""
     return torch.arange(0, n * k + 1, k, dtype=like.dtype, device=like.device)
@@ -47,7 +52,7 @@ class _TopKEncode(torch.autograd.Function):
         ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, box: list, k: int, buffer_bytes: int | None
     ) -> Any:
         centred = x - b_dec
-        parts = [top_k(pre_activations(c, W_enc, b_enc), k) for c in token_chunks(centred, len(b_enc), buffer_bytes)]
+        parts = [_largest(c, W_enc, b_enc, k) for c in token_chunks(centred, len(b_enc), buffer_bytes)]
         values = torch.cat([v for v, _ in parts]).relu_()
         indices = torch.cat([i for _, i in parts])
         box.append(SlotsByColumn(indices.view(-1), k, len(b_enc)))
@@ -70,8 +75,11 @@ def encoder_gradients(
     ctx: Any, centred: Tensor, W_enc: Tensor, grad: Tensor, by_latent: SlotsByColumn, offsets: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of (x, W_enc, b_enc, b_dec) from those of the active pre-activations, `grad` [nnz] in token order."""
-    grad_b_enc = by_latent.totals(grad)
-    grad_W_enc = by_latent.gather(grad, centred).t() if ctx.needs_input_grad[1] else None
+    if ctx.needs_input_grad[1]:
+        sums, grad_b_enc = by_latent.gather_totals(grad, centred)
+        grad_W_enc = sums.t()
+    else:
+        grad_W_enc, grad_b_enc = None, by_latent.totals(grad)
     # The sum over tokens of their input gradients: a matrix-vector product does for a matrix product.
     grad_b_dec = -(W_enc @ grad_b_enc) if ctx.needs_input_grad[3] else None
     grad_x = None
@@ -96,10 +104,15 @@ class SegmentDecode(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         values, offsets, W_dec = ctx.saved_tensors
         grad = grad.contiguous()
-        grad_values = None
-        if ctx.needs_input_grad[0]:
-            grad_values = slot_dots(grad, ctx.by_latent, offsets, W_dec).view_as(values)
-        grad_W_dec = ctx.by_latent.gather(values, grad) if ctx.needs_input_grad[2] else None
+        grad_values, grad_W_dec = None, None
+        if ctx.needs_input_grad[0] and ctx.needs_input_grad[2]:
+            grad_values, grad_W_dec = decode_gradients(grad, values.reshape(-1), ctx.by_latent, offsets, W_dec)
+        elif ctx.needs_input_grad[0]:
+            grad_values = slot_dots(grad, ctx.by_latent, offsets, W_dec)
+        elif ctx.needs_input_grad[2]:
+            grad_W_dec = ctx.by_latent.gather(values, grad)
+        if grad_values is not None:
+            grad_values = grad_values.view_as(values)
         grad_b_dec = grad.sum(0) if ctx.needs_input_grad[3] else None
         return grad_values, None, grad_W_dec, grad_b_dec, None
 

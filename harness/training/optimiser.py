@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .kernels import normalise_rows_
 from .side_by_side import side_by_side
+from .sparse_ops import native_ops
 
 _CHUNK_BYTES = 2**21
 """Decoder rows taken at a time: parameter, gradient and both averages of a chunk stay in the cache between the
@@ -21,8 +22,9 @@ much again."""
 class FusedAdam:
     """Adam (Kingma & Ba 2015, arXiv:1412.6980) over groups with their own learning rate and betas.
 
-    One `torch._fused_adam_` call a group: the kernel behind `torch.optim.Adam(fused=True)`, called directly so
-    that clipping costs no extra pass over the gradients. Averages take the memory layout of their parameter.
+    Matrices go through the compiled kernels of `native` where numba is installed. All else through one
+    `torch._fused_adam_` call a group: the kernel behind `torch.optim.Adam(fused=True)`, called directly so that
+    clipping costs no extra pass over the gradients. Averages take the memory layout of their parameter.
 
     The rows of `unit_rows` (a decoder [d_sae, d_in], one of the parameters) are kept at norm 1: `gradient_norm` first
     takes from their gradient the part along the row, and `step` rescales the rows. Both work through the matrix in
@@ -64,32 +66,61 @@ class FusedAdam:
 
         To be called once a step, before `step`: it edits the gradient of `unit_rows`.
         """
-        norms = []
+        norms, pieces = list[Tensor](), list[tuple[Tensor, ...]]()
         for parameter in self.parameters:
             if parameter.grad is None:
                 continue
-            if parameter is self.unit_rows:
-                norms += side_by_side(lambda p: remove_parallel_(*p).double(), _pieces(parameter, parameter.grad))
+            given = (parameter.grad, parameter) if parameter is self.unit_rows else (parameter.grad,)
+            if (rows := _compiled_rows(given)) is not None:
+                pieces += _pieces(*rows)
+            elif len(given) == 2:
+                norms += side_by_side(lambda p: remove_parallel_(p[1], p[0]).double(), _pieces(*given))
             else:
                 norms.append(parameter.grad.norm().double())
+        if pieces and (native := native_ops()):
+            squares = side_by_side(lambda piece: native.gradient_squares(*piece), pieces)
+            norms.append(torch.tensor(squares, dtype=torch.float64).sum().sqrt())
         return torch.stack(norms).norm() if norms else torch.zeros(())
 
     @torch.no_grad()
     def step(self, lr: float, scale: float = 1.0) -> None:
         """One update with learning rate `lr`, the gradients multiplied by `scale` first; rescales `unit_rows`."""
-        start = 0
+        start, compiled = 0, list[Callable[[], None]]()
         for group in self.groups:
             count = len(group["params"])
             chosen = [i for i in range(start, start + count) if self.parameters[i].grad is not None]
             start += count
             for i in chosen:
                 self.steps[i].add_(1)
-            whole = [i for i in chosen if self.parameters[i] is not self.unit_rows]
+            rows = {i: _compiled_rows(self._tensors(i)) for i in chosen}
+            for i, tensors in rows.items():
+                if tensors is not None:
+                    update = partial(self._update_compiled, i, group, lr, scale)
+                    compiled += [partial(update, piece) for piece in _pieces(*tensors)]
+            left = [i for i in chosen if rows[i] is None]
+            whole = [i for i in left if self.parameters[i] is not self.unit_rows]
             self._update([self._tensors(i) for i in whole], [self.steps[i] for i in whole], group, lr, scale)
-            for i in set(chosen).difference(whole):
+            for i in set(left).difference(whole):
                 side_by_side(partial(self._update_unit_rows, i, group, lr, scale), _pieces(*self._tensors(i)))
+        side_by_side(_call, compiled)
         if self.unit_rows is not None and self.unit_rows.grad is None:
             normalise_rows_(self.unit_rows)
+
+    def _update_compiled(
+        self, i: int, group: dict[str, Any], lr: float, scale: float, piece: tuple[Tensor, ...]
+    ) -> None:
+        native = native_ops()
+        assert native is not None
+        native.adam(
+            *piece,
+            lr=lr * group["lr_scale"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            eps=group["eps"],
+            step=int(self.steps[i]),
+            scale=scale,
+            unit_rows=self.parameters[i] is self.unit_rows,
+        )
 
     def _update_unit_rows(
         self, i: int, group: dict[str, Any], lr: float, scale: float, piece: tuple[Tensor, ...]
@@ -137,6 +168,19 @@ class FusedAdam:
         for name, own in (("averages", self.averages), ("squares", self.squares), ("steps", self.steps)):
             for mine, saved in zip(own, state[name], strict=True):
                 mine.copy_(saved)
+
+
+def _call(work: Callable[[], None]) -> None:
+    work()
+
+
+def _compiled_rows(tensors: Sequence[Tensor]) -> list[Tensor] | None:
+    """The tensors as matrices that are contiguous in memory, for the compiled kernels; None where these do not take
+    them. A parameter laid out [d_sae, d_in] and used as its transpose is turned back."""
+    if tensors[0].ndim != 2 or native_ops(*tensors) is None:
+        return None
+    rows = [t if tensors[0].is_contiguous() else t.t() for t in tensors]
+    return rows if all(t.is_contiguous() for t in rows) else None
 
 
 def _pieces(*matrices: Tensor) -> list[tuple[Tensor, ...]]:

@@ -25,6 +25,8 @@ _WORTH_A_THREAD = 2**19
 """Numbers below which `top_k` is not spread over threads."""
 _WORTH_A_LEVEL = 16
 """A level of the tree pays while a row has at least this many times k numbers."""
+_LONGEST_NATIVE_ROW = 2**20
+"""A row is searched by one thread: a whole batch as one row (batch top-k) is better spread over several."""
 
 
 def segment_sum(columns: Tensor, offsets: Tensor, weights: Tensor, table: Tensor) -> Tensor:
@@ -50,7 +52,9 @@ def slot_dots(grad: Tensor, slots: SlotsByColumn, offsets: Tensor, table: Tensor
     if table.is_cuda and (gpu := _triton_ops()):
         return gpu.segment_dots(grad, slots.columns, offsets, table).to(grad.dtype)
     # By column, so that the table is read once and in order: at 18,432 x 2,304 four times as fast as by segment.
-    order, segments, _ = slots.grouped()
+    order, segments, starts = slots.grouped()
+    if native := native_ops(grad, table):
+        return native.segment_dots(grad, order, segments, starts, table)
     columns = slots.columns[order].int()
     if table.device.type == "cpu" and table.dtype in (torch.float32, torch.float64):
         # embedding_bag's own backward for its weights: a gathered dot product without the gathered block. Private,
@@ -59,6 +63,15 @@ def slot_dots(grad: Tensor, slots: SlotsByColumn, offsets: Tensor, table: Tensor
     else:
         dots = dots_by_chunks(grad, columns, segments, table)
     return torch.empty_like(dots).index_copy_(0, order, dots)
+
+
+def decode_gradients(
+    grad: Tensor, values: Tensor, slots: SlotsByColumn, offsets: Tensor, table: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the values [nnz] and of the table [n_columns, d] of a `segment_sum` whose gradient is `grad`."""
+    if native := native_ops(grad, values, table):
+        return native.decode_gradients(grad, values, *slots.grouped(), table)
+    return slot_dots(grad, slots, offsets, table), slots.gather(values, grad)
 
 
 def dots_by_chunks(grad: Tensor, columns: Tensor, segments: Tensor, table: Tensor, chunk: int = 8192) -> Tensor:
@@ -81,6 +94,8 @@ class SlotsByColumn:
 
     def grouped(self) -> tuple[Tensor, Tensor, Tensor]:
         """(order, rows, offsets): slots by column, the segment of each, and where each column's slots begin."""
+        if self._sorted is None and (native := native_ops()) and self.columns.device.type == "cpu":
+            self._sorted = native.group(self.columns, self.rows, self.n_columns)
         if self._sorted is None:
             # int32 sorts in two thirds of the time, and embedding_bag reads it faster. Stable: sums keep their order.
             order = torch.sort(self.columns.int(), stable=True).indices
@@ -92,8 +107,14 @@ class SlotsByColumn:
 
     def gather(self, weights: Tensor, table: Tensor) -> Tensor:
         """[n_columns, d]: for each column the sum over its slots of weight times the segment's row of `table`."""
+        return self.gather_totals(weights, table)[0]
+
+    def gather_totals(self, weights: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """`gather`, and `totals` of the same weights."""
+        if native := native_ops(weights, table):
+            return native.gather(weights, *self.grouped(), table)
         order, rows, offsets = self.grouped()
-        return segment_sum(rows, offsets, weights.reshape(-1)[order], table.contiguous())
+        return segment_sum(rows, offsets, weights.reshape(-1)[order], table.contiguous()), self.totals(weights)
 
     def totals(self, weights: Tensor) -> Tensor:
         """[n_columns]: the sum of the weights of each column's slots."""
@@ -109,13 +130,45 @@ def top_k(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Exact. On the CPU a row is searched as a tree: the k largest lie among the children of the k groups with the
     largest maxima, so all but a few numbers are only read by a vectorised maximum. 1.6 to 2.1 times as fast as
-    `torch.topk` at m 1,536 to 18,432. Among equal values any may be chosen, as with `torch.topk`.
+    `torch.topk` at m 1,536 to 18,432, and twice that where numba is installed. Among equal values any may be chosen,
+    as with `torch.topk`.
     """
+    return top_k_biased(rows, None, k)
+
+
+def top_k_biased(rows: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    """`top_k` of `rows [n, m] + bias [m]`, the sum without a pass of its own where numba is installed; `rows` may be
+    overwritten with the sum."""
+    if rows.shape[1] <= _LONGEST_NATIVE_ROW and (native := native_ops(rows)):
+        found = native.top_k(rows, rows.new_zeros(rows.shape[1]) if bias is None else bias, k)
+        if found is not None:
+            return found
+    if bias is not None:
+        rows = rows.add_(bias)
     if rows.device.type != "cpu" or rows.numel() < _WORTH_A_THREAD or torch.get_num_threads() == 1:
         return _top_k(rows, k)
     parts = rows.split(-(-len(rows) // torch.get_num_threads()))
     found = side_by_side(lambda part: _top_k(part, k), parts)
     return torch.cat([values for values, _ in found]), torch.cat([indices for _, indices in found])
+
+
+def pairs_above(rows: Tensor, bias: Tensor, above: float | Tensor, most: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Columns [nnz] and values [nnz] of the numbers of `rows [n, m] + bias [m]` above a number or one for each column
+    [m], row by row, and how many each row has [n]. Where there are more than `most`: None, and `rows` is overwritten
+    with the sum; it may be in any case."""
+    if native := native_ops(rows, bias):
+        least = above.detach().to(rows) if isinstance(above, Tensor) else rows.new_full((), above)
+        found = native.pairs_above(rows, bias, least.expand(rows.shape[1]), most)
+        if found is None:
+            rows.add_(bias)
+        return found
+    cells = (rows.add_(bias) > above).view(-1)
+    if int(cells.count_nonzero()) > most:
+        return None
+    where = cells.nonzero().view(-1)
+    tokens = where // rows.shape[1]
+    counts = torch.bincount(tokens, minlength=len(rows))
+    return where - tokens * rows.shape[1], rows.view(-1)[where], counts
 
 
 def _top_k(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -129,6 +182,33 @@ def _top_k(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     candidates = (groups.unsqueeze(1) + steps).view(n, _GROUP * k)
     values, slots = rows.gather(1, candidates).topk(k, dim=-1, sorted=False)
     return values, candidates.gather(1, slots)
+
+
+def fired(values: Tensor, latents: Tensor, d_sae: int) -> tuple[Tensor, int]:
+    """Which latents [d_sae] have a value above 0, and how many values are. `values` and `latents` of one shape."""
+    if (native := native_ops(values)) and latents.device.type == "cpu":
+        return native.fired(values, latents, d_sae)
+    active = values > 0
+    found = torch.zeros(d_sae, dtype=torch.bool, device=values.device)
+    found[latents[active]] = True
+    return found, int(active.count_nonzero())
+
+
+def native_ops(*tensors: Tensor) -> ModuleType | None:
+    """The CPU's compiled kernels; None where numba is not installed or they do not take these tensors. They know no
+    gradient: where one is asked for, plain torch does the work."""
+    native = _native_ops()
+    if native is None or not native.supports(*tensors):
+        return None
+    return None if torch.is_grad_enabled() and any(t.requires_grad for t in tensors) else native
+
+
+@cache
+def _native_ops() -> ModuleType | None:
+    """None where numba is not installed. One that is installed and broken raises."""
+    return (
+        None if importlib.util.find_spec("numba") is None else importlib.import_module(f"{__package__}.native.compiled")
+    )
 
 
 @cache

@@ -11,9 +11,19 @@ from harness.builtin.trainers.relu import ReluTrainer
 from harness.builtin.trainers.topk import TopKTrainer
 from harness.interfaces.batch import ActivationBatch
 from harness.interfaces.sae import SAEConfig
+from harness.training import sparse_ops
 from harness.training.fit import FitJob
 
 KINDS = {"topk": (TopKSAE, TopKTrainer), "relu": (ReluSAE, ReluTrainer), "jumprelu": (JumpReLUSAE, JumpReLUTrainer)}
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def each_way(request, monkeypatch):
+    """With numba's kernels, and as where numba is not installed."""
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(sparse_ops, "_native_ops", lambda: None)
 
 
 class PlantedStream:

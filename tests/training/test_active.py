@@ -10,6 +10,8 @@ from harness.interfaces.sae import RaggedCodes
 from harness.training.active import active_latents
 from harness.training.kernels import encoder_parameter, sparse_decode, to_dense
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 D_IN, D_SAE, N = 12, 40, 30
 
 

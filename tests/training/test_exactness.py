@@ -11,6 +11,8 @@ import torch
 from harness.training.fit import fit
 from harness.training.schedules import learning_rate_factor
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 N_STEPS = 80
 
 

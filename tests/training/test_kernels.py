@@ -14,6 +14,8 @@ from harness.training.kernels import (
     topk_encode,
 )
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 
 def parameters(d_in=12, d_sae=40, dtype=torch.float32, seed=0):
     g = torch.Generator().manual_seed(seed)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from harness.training import optimiser
 from harness.training.kernels import encoder_parameter, normalise_rows_
 from harness.training.optimiser import FusedAdam
+
+pytestmark = pytest.mark.usefixtures("each_way")
 
 
 def test_equals_torch_adam_with_clipping_also_for_the_transposed_layout():

@@ -9,6 +9,8 @@ from harness.interfaces.codes import token_of_slot
 from harness.interfaces.sae import RaggedCodes
 from harness.training.sparse_ops import SlotsByColumn, dots_by_chunks, segment_sum, slot_dots, top_k
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 
 def ragged_list(n=7, m=11, seed=0, index_type=torch.int64):
     """Columns and offsets of n segments with 0 to 6 slots; the third is empty."""
