@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import MissingModelError
 from .sources import LMSource
@@ -43,7 +44,19 @@ def load_model(source: LMSource, dtype: torch.dtype) -> Any:
             f"Language model {source.name!r} in {source.folder} lacks the weights of {len(missing)} parameters "
             f"({', '.join(missing[:3])}, ...): its files are incomplete or belong to another config.json."
         )
+    _in_one_pass(model)
     return model
+
+
+def _in_one_pass(model: nn.Module) -> None:
+    """Replace transformers' GELU of GPT-2's family, eight passes over the memory, by torch's of the same formula: a
+    quarter of the time, another rounding."""
+    from transformers.activations import NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from harness.activations.language_model import load_language_model
+from harness.activations.loading import load_model
 from harness.activations.sources import resolve_lm
 from harness.config import LMConfig
 from harness.errors import MissingModelError
@@ -78,3 +79,16 @@ def test_a_gguf_file_gives_plain_float32_weights(tmp_path: Path):
     embedded = lm.capture(tokens, ["blocks.0.hook_resid_pre"])["blocks.0.hook_resid_pre"]
     assert torch.equal(embedded, torch.from_numpy(weights["token_embd"])[tokens])
     assert torch.isfinite(lm.logits(tokens)).all()
+
+
+def test_gpt2s_gelu_is_replaced_by_torchs_of_the_same_formula(model_folder: Callable[[str], Path], tmp_path: Path):
+    import transformers
+    from transformers.activations import NewGELUActivation
+
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(model_folder("gpt2"), dtype=torch.float32)
+    assert any(isinstance(m, NewGELUActivation) for m in theirs.modules())
+    ours = load_model(resolve_lm(LMConfig(source=str(model_folder("gpt2"))), tmp_path), torch.float32)
+    assert not any(isinstance(m, NewGELUActivation) for m in ours.modules())
+    tokens = torch.arange(12).view(2, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tokens).logits, theirs(tokens).logits, rtol=1e-5, atol=1e-6)
