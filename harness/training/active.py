@@ -22,6 +22,7 @@ from ..errors import ConfigError, ShapeError
 from ..interfaces.codes import offsets_of, token_of_slot
 from ..interfaces.sae import RaggedCodes
 from .kernels import SegmentDecode, encoder_gradients, pre_activations, token_chunks
+from .products import product
 from .sparse_ops import SlotsByColumn, pairs_above, top_k
 
 MAX_DENSITY = 1 / 8
@@ -117,7 +118,7 @@ def _pairs_above(
     latents, values, counts = list[Tensor](), list[Tensor](), list[Tensor]()
     chunks = token_chunks(centred, len(b_enc), buffer_bytes)
     for chunk in chunks:
-        pre = torch.mm(chunk, W_enc).to(chunk.dtype)
+        pre = product(chunk, W_enc)
         found = pairs_above(pre, b_enc, above, int(max_density * pre.numel()))
         if found is None:
             return pre if len(chunks) == 1 else pre_activations(centred, W_enc, b_enc)

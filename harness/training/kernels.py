@@ -19,6 +19,7 @@ from ..errors import ShapeError
 from ..interfaces.codes import dense as ragged_to_dense
 from ..interfaces.codes import token_of_slot
 from ..interfaces.sae import RaggedCodes, SparseCodes
+from .products import product
 from .sparse_ops import SlotsByColumn, decode_gradients, segment_sum, slot_dots, top_k_biased
 
 PRE_ACTIVATION_BYTES = 2**28
@@ -33,12 +34,12 @@ def token_chunks(x: Tensor, d_sae: int, buffer_bytes: int | None = None) -> tupl
 
 def pre_activations(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
     """[n, d_sae] = x W_enc + b_enc, of x's dtype also where autocast makes the product in another."""
-    return torch.mm(x, W_enc).to(x.dtype).add_(b_enc)  # `addmm` copies the bias to all rows first: a sixth of its time
+    return product(x, W_enc).add_(b_enc)  # `addmm` copies the bias to all rows first: a sixth of its time
 
 
 def _largest(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Values and indices of the k largest pre-activations of each token."""
-    return top_k_biased(torch.mm(x, W_enc).to(x.dtype), b_enc, k)
+    return top_k_biased(product(x, W_enc), b_enc, k)
 
 
 def _even_offsets(n: int, k: int, like: Tensor) -> Tensor:

@@ -138,10 +138,13 @@ def render(parts: Mapping[str, Any]) -> str:
 
 def _render_part(name: str, part: Mapping[str, Any]) -> str:
     size, sides, limit = part["size"], part["sides"], part[LIMIT]
+    # Results of before the encoder's product had a library of its own do not tell it.
+    ours = f" by torch, the encoder's {Spread.of(limit['ours']).text()} by ours" if "ours" in limit else ""
     sparsity = "k" if part["kind"] in ("topk", "batch_topk") else "L0 near"
     head = (
         f"**{name.replace('/', ', ')}**: d_in {size['d_in']}, d_sae {size['d_sae']}, {sparsity} {part['l0']:.0f}, "
-        f"{size['batch']} tokens a step. Matrix products: {Spread.of(limit['harmonic_mean']).text()} GFLOP/s. "
+        f"{size['batch']} tokens a step. Matrix products, GFLOP/s: "
+        f"{Spread.of(limit['harmonic_mean']).text()}{ours}. "
         f"{measured(part['measured'], _others(part))}"
     )
     rows = [_row(row, side, part) for row, side in sides.items()]
