@@ -27,8 +27,8 @@ _CONFIG = {"config", "interfaces.specs", *_FOUNDATION}
 _PLUGINS = {"plugins", "hookspecs", "interfaces.specs", "interfaces.audit", *_FOUNDATION}
 _DATA = {"data", *_CONFIG, *_ARTEFACTS}
 _ACTIVATIONS = {"activations", *_DATA}
-_TRAINING = {"training", *_ACTIVATIONS}
-_EVALUATION = {"evaluation", *_ACTIVATIONS}
+_TRAINING = {"training", "threads", *_ACTIVATIONS}
+_EVALUATION = {"evaluation", "threads", *_ACTIVATIONS}
 _METHODS = {"methods", "artefacts.key", "plugins", *_INTERFACES}
 _REGISTRY = {"registry", "paths", *_CONFIG, *_PLUGINS}
 _EXECUTION = {"execution", *_TRAINING, *_EVALUATION}
@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interfaces": _INTERFACES,
     "artefacts": _ARTEFACTS,
     "data": _DATA,
+    "threads": {"threads"},
     "activations": _ACTIVATIONS,
     "training": _TRAINING,
     "evaluation": _EVALUATION,

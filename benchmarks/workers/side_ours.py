@@ -17,9 +17,9 @@ from harness.interfaces.sae import SAE, SparseCodes
 from harness.interfaces.trainer import Trainer
 from harness.methods import build, resolve_method
 from harness.plugins import load_catalogue
+from harness.threads.products import product
 from harness.training.fit import FitJob, StepReport, fit
 from harness.training.kernels import to_dense
-from harness.training.products import product
 
 N_STEPS = 1_000_000
 DEAD_AFTER_TOKENS = 10_000_000

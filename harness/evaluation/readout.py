@@ -25,6 +25,7 @@ from ..activations.language_model import LanguageModel
 from ..errors import NonFiniteError
 from ..interfaces.batch import SequenceBatch
 from ..interfaces.evaluator import LanguageModelView, NextTokenLosses
+from ..threads.products import product
 from .predictions import cross_entropy_from_log_probs, kl_from_log_probs, predicting_positions
 
 _BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}
@@ -136,7 +137,8 @@ class Head(NamedTuple):
         size = max(256, elements // max(1, len(states)))
         for start in range(0, len(self.weight), size):
             bias = None if self.bias is None else self.bias[start : start + size]
-            logits = F.linear(states, self.weight[start : start + size], bias)
+            weight = self.weight[start : start + size]
+            logits = product(states, weight.t()) if bias is None else F.linear(states, weight, bias)
             if self.cap is not None:
                 logits = torch.tanh(logits / self.cap) * self.cap
             yield start, logits.float()

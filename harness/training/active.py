@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 from ..errors import ConfigError, ShapeError
 from ..interfaces.codes import offsets_of, token_of_slot
 from ..interfaces.sae import RaggedCodes
+from ..threads.products import product
 from .kernels import SegmentDecode, encoder_gradients, pre_activations, token_chunks
-from .products import product
 from .sparse_ops import SlotsByColumn, pairs_above, top_k
 
 MAX_DENSITY = 1 / 8

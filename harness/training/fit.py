@@ -17,12 +17,12 @@ from ..errors import ConfigError, NonFiniteError
 from ..interfaces.batch import ActivationBatch
 from ..interfaces.sae import SAE, RaggedCodes, SparseCodes
 from ..interfaces.trainer import LossTerms, Trainer, TrainState
+from ..threads.side_by_side import one_thread_each
 from .allocator import large_blocks_kept
 from .checkpoint import load_state, save_state
 from .cohort import one_thread
 from .optimiser import FusedAdam
 from .schedules import learning_rate_factor
-from .side_by_side import one_thread_each
 from .sparse_ops import fired
 from .sparsity import SparsityController
 

@@ -19,7 +19,7 @@ from ..errors import ShapeError
 from ..interfaces.codes import dense as ragged_to_dense
 from ..interfaces.codes import token_of_slot
 from ..interfaces.sae import RaggedCodes, SparseCodes
-from .products import product
+from ..threads.products import product
 from .sparse_ops import SlotsByColumn, decode_gradients, segment_sum, slot_dots, top_k_biased
 
 PRE_ACTIVATION_BYTES = 2**28

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..threads.side_by_side import side_by_side
 from .kernels import normalise_rows_
-from .side_by_side import side_by_side
 from .sparse_ops import native_ops
 
 _CHUNK_BYTES = 2**21

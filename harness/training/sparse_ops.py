@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .side_by_side import side_by_side
+from ..threads.side_by_side import side_by_side
 
 _GROUP = 4
 """Children of a node in `top_k`'s tree; 2, 3 and 8 were slower at every size measured."""

@@ -8,7 +8,7 @@ from numba import njit
 from torch import Tensor
 
 from ...errors import ShapeError
-from ..side_by_side import side_by_side
+from ...threads.side_by_side import side_by_side
 from .pieces import COMPILE, SUMS, array, balanced
 from .rows import dot
 

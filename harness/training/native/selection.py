@@ -7,7 +7,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from ..side_by_side import side_by_side
+from ...threads.side_by_side import side_by_side
 from .pieces import COMPILE, array, even
 
 # Kernels are written for numba's compiler, which type checkers take for Python on arrays.

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from harness.training.side_by_side import one_thread_each, side_by_side
+from harness.threads.side_by_side import one_thread_each, side_by_side
 from harness.training.sparse_ops import top_k
 
 

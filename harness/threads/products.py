@@ -1,4 +1,4 @@
-"""The encoder's matrix product on the CPU, by the faster of the two libraries at hand.
+"""Large matrix products on the CPU by the faster of the two libraries at hand: those of encoders and of LM heads.
 
 torch's own product on x86 is Intel's MKL, which leaves a fifth of the speed of other makers' processors unused: on an
 AMD EPYC (Zen 4) numpy's OpenBLAS makes the float32 products of an SAE at 90 to 97 GFLOP/s a thread, MKL at 70 to 85.
@@ -22,12 +22,15 @@ from .side_by_side import side_by_side
 
 _ROWS = (512, 256)
 """Rows that one thread makes at a time: with fewer, packing the other matrix costs more than is gained."""
+_WORTH = 2**29
+"""Multiplications below which torch's product is as fast, as in most layers of a language model."""
 
 
 def product(x: Tensor, W: Tensor) -> Tensor:
     """[n, m] = x [n, d] W [d, m], of x's dtype also where autocast makes the product in another."""
     rows = _rows_at_once(len(x))
-    if rows == 0 or not _plain(x, W) or (openblas := _openblas()) is None:
+    large = rows > 0 and x.numel() * W.shape[1] >= _WORTH
+    if not large or not _plain(x, W) or (openblas := _openblas()) is None:
         return torch.mm(x, W).to(x.dtype)
     out = torch.empty(len(x), W.shape[1])
     left, right, whole = x.detach().numpy(), W.detach().numpy(), out.numpy()

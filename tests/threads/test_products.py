@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from harness.training import products
-from harness.training.products import product
-from harness.training.side_by_side import side_by_side
+from harness.threads import products
+from harness.threads.products import product
+from harness.threads.side_by_side import side_by_side
 
 
 class Library:
@@ -33,6 +33,7 @@ def library(monkeypatch):
     library = Library()
     openblas = products._OpenBLAS([library])
     monkeypatch.setattr(products, "_openblas", lambda: openblas)
+    monkeypatch.setattr(products, "_WORTH", 0)
     return library
 
 
@@ -125,3 +126,10 @@ def test_on_other_processors_numpys_openblas_is_found(monkeypatch):
     products._openblas.cache_clear()
     bundled = (Path(np.__file__).parents[1] / "numpy.libs").glob("*openblas*")
     assert (found is not None) == any(bundled)
+
+
+def test_small_products_are_left_to_torch(library, monkeypatch):
+    x, W = matrices(n=1100, d=40, m=96)
+    monkeypatch.setattr(products, "_WORTH", 1100 * 40 * 96 + 1)
+    product(x, W)
+    assert library.set == []
