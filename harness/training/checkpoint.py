@@ -121,7 +121,11 @@ def load_sae(folder: Path, load_class: Callable[[str], type[SAE]]) -> SAE:
 def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
     """Split nested dicts and lists into named tensors and JSON that refers to them."""
     if isinstance(tree, Tensor):
-        return {prefix: tree.detach().cpu().contiguous()}, {"__tensor__": prefix}
+        tensor = tree.detach().cpu()
+        if tensor.ndim == 2 and not tensor.is_contiguous() and tensor.t().is_contiguous():
+            # As it lies: turning the encoder's weights and averages over costs as much as writing them.
+            return {prefix: tensor.t()}, {"__transposed__": prefix}
+        return {prefix: tensor.contiguous()}, {"__tensor__": prefix}
     if isinstance(tree, Mapping):
         tensors: dict[str, Tensor] = {}
         plain: list[list[Any]] = []
@@ -144,6 +148,8 @@ def unflatten(tensors: Mapping[str, Tensor], plain: Any) -> Any:
     """The inverse of `flatten` (tuples come back as lists)."""
     if isinstance(plain, dict) and "__tensor__" in plain:
         return tensors[plain["__tensor__"]]
+    if isinstance(plain, dict) and "__transposed__" in plain:
+        return tensors[plain["__transposed__"]].t()
     if isinstance(plain, dict):
         return {key: unflatten(tensors, value) for key, value in plain["__dict__"]}
     if isinstance(plain, list):

@@ -30,6 +30,10 @@ R = TypeVar("R")
 
 SAMPLE_TOKENS = 8192
 """Tokens a trainer sees in `initialise`."""
+_SAVE_SHARE = 1 / 20
+"""Of the time that may go into saving the cohort's state."""
+_SAVE_BYTES_A_SECOND = 2**28
+"""How fast the first state is expected to be saved."""
 
 
 class Stream(Protocol):
@@ -118,6 +122,11 @@ class _Slot:
         """Whether its steps run on one thread each, beside those of the other SAEs, which are as large."""
         config = self.job.sae.config
         return self.device.type == "cpu" and one_thread(self.batch_size, config.d_in, config.d_sae)
+
+    @property
+    def state_bytes(self) -> int:
+        """About, of its saved state: the weights and Adam's two averages."""
+        return 3 * sum(p.numel() * p.element_size() for p in self.job.sae.parameters())
 
     def initialise(self, sample: ActivationBatch) -> None:
         """Fill the weights from the seed and the sample."""
@@ -279,8 +288,9 @@ def fit(
 
     With precision `bfloat16` the loss makes its matrix products in it (autocast); weights and sums stay float32.
 
-    With `resume_folder`, the cohort's state is saved there about every `save_every_s` seconds, and a run that
-    finds one goes on from it: it ends bit-identical to one that was never interrupted.
+    With `resume_folder`, the cohort's state is saved there about every `save_every_s` seconds, less often where that
+    would take more than a twentieth of the time (0: after every step). A run that finds one goes on from it, and ends
+    bit-identical to one that was never interrupted.
 
     Raises:
         NonFiniteError: a loss, gradient or parameter is NaN or infinite; the message names step and term.
@@ -313,16 +323,19 @@ def _train(
     progress: Callable[[StepReport], None] | None,
 ) -> None:
     """The steps from `start` on: each batch is read once, then every SAE takes its step."""
-    last_save = time.monotonic()
+    last_save, cost = time.monotonic(), sum(slot.state_bytes for slot in slots) / _SAVE_BYTES_A_SECOND
     for step in range(start, n_steps if slots else 0):
         batch = stream.batch(step)
         for report in _each(slots, partial(_Slot.step, batch=batch, step=step)):
             if progress is not None:
                 progress(report)
-        due = time.monotonic() - last_save >= save_every_s
+        pause = save_every_s and max(save_every_s, cost / _SAVE_SHARE)
+        due = time.monotonic() - last_save >= pause
         if resume_folder is not None and due and step + 1 < n_steps:
+            started = time.monotonic()
             save_state(resume_folder, step + 1, {"slots": [slot.state_dict() for slot in slots]})
             last_save = time.monotonic()
+            cost = last_save - started
 
 
 def _each(slots: Sequence[_Slot], work: Callable[[_Slot], R]) -> Iterable[R]:

@@ -14,6 +14,7 @@ import torch
 from harness.errors import NonFiniteError
 from harness.interfaces.batch import ActivationBatch
 from harness.interfaces.trainer import TrainState
+from harness.training import fit as fit_module
 from harness.training.checkpoint import sae_id
 from harness.training.fit import fit
 
@@ -165,6 +166,15 @@ def test_the_log_holds_terms_l0_and_coefficient(stream, make_job):
     assert result.log[-1]["step"] == 49
     assert {"term/sse", "term/l1", "l0", "dead", "coefficient", "lr"} <= set(result.log[0])
     assert result.final_loss == pytest.approx(sum(result.final_terms.values()))
+
+
+@pytest.mark.parametrize(("bytes_a_second", "saves"), [(2.0**40, True), (1e-3, False)])
+def test_states_that_take_long_to_save_are_saved_seldom(stream, make_job, monkeypatch, tmp_path, bytes_a_second, saves):
+    saved = []
+    monkeypatch.setattr(fit_module, "_SAVE_BYTES_A_SECOND", bytes_a_second)
+    monkeypatch.setattr(fit_module, "save_state", lambda folder, step, tree: saved.append(step))
+    fit([make_job("topk")], stream, n_steps=6, **SETTINGS, resume_folder=tmp_path, save_every_s=1e-9)
+    assert bool(saved) == saves
 
 
 KILLED = """
