@@ -1,7 +1,7 @@
 """Large matrix products on the CPU by the faster of the two libraries at hand: those of encoders and of LM heads.
 
 torch's own product on x86 is Intel's MKL, which leaves a fifth of the speed of other makers' processors unused: on an
-AMD EPYC (Zen 4) numpy's OpenBLAS makes the float32 products of an SAE at 90 to 97 GFLOP/s a thread, MKL at 70 to 85.
+AMD EPYC (Zen 4) numpy's OpenBLAS makes the float32 products of an SAE at 85 to 97 GFLOP/s a thread, MKL at 65 to 89.
 The two round differently in the last bit.
 """
 
@@ -20,8 +20,10 @@ from torch import Tensor
 
 from .side_by_side import side_by_side
 
-_ROWS = (512, 256)
-"""Rows that one thread makes at a time: with fewer, packing the other matrix costs more than is gained."""
+_ROWS = 512
+"""Rows that one thread makes at a time, half as many of fewer than two such pieces: with less, packing the other matrix
+costs more than is gained. Pieces depend on the number of rows alone, since OpenBLAS may round a row otherwise in a
+piece of another size."""
 _WORTH = 2**29
 """Multiplications below which torch's product is as fast, as in most layers of a language model."""
 
@@ -45,7 +47,8 @@ def product(x: Tensor, W: Tensor) -> Tensor:
 
 def _rows_at_once(n: int) -> int:
     """Rows of a piece; 0 where there would be fewer pieces than threads."""
-    return next((rows for rows in _ROWS if n >= rows * torch.get_num_threads()), 0)
+    rows = _ROWS if n >= 2 * _ROWS else _ROWS // 2
+    return rows if n >= rows * torch.get_num_threads() else 0
 
 
 def _plain(x: Tensor, W: Tensor) -> bool:

@@ -59,7 +59,7 @@ def test_equals_torchs_product(library, transposed):
 
 
 def test_threads_change_nothing(library, threads):
-    x, W = matrices()
+    x, W = matrices(n=2100)
     found = []
     for n in (1, 2, 4):
         threads(n)

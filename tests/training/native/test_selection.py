@@ -42,7 +42,7 @@ def test_nan_anywhere_is_left_to_torch(m, place):
     assert top_k(rows, 3)[0][1].isnan().sum() == 1
 
 
-def test_bias_is_added_once_on_both_ways(monkeypatch):
+def test_bias_is_added_once_on_both_ways():
     rows, bias = torch.randn(5, 600), torch.randn(600)
     wanted = (rows + bias).topk(7).values.sort(1).values
     assert torch.equal(top_k_biased(rows.clone(), bias, 7)[0].sort(1).values, wanted)
